@@ -1,0 +1,1 @@
+//! Fetches manifests, blobs and signatures from a registry or an OCI layout folder.
