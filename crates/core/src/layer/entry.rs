@@ -10,7 +10,7 @@ pub enum Marker {
     None,
     /// An ELF object.
     Elf,
-    /// Starts with `#!`.
+    /// Starts with `#!` and an interpreter's name.
     Shebang,
     /// Holds `<?php`, `<?=` or `<%@` in its first bytes, whatever its name.
     Code,
@@ -23,17 +23,31 @@ impl Marker {
     /// The marker of a file that starts with `head` (at most [`MARKER_BYTES`] of it count).
     pub fn of(head: &[u8]) -> Self {
         let head = head.get(..MARKER_BYTES).unwrap_or(head);
-        let holds = |code: &[u8]| head.windows(code.len()).any(|window| window == code);
+        // One pass: this runs on every file of every layer.
+        let mut tags = head.split(|byte| *byte == b'<').skip(1);
+        let is_code = |tag: &[u8]| {
+            tag.starts_with(b"?php") || tag.starts_with(b"?=") || tag.starts_with(b"%@")
+        };
         if head.starts_with(b"\x7fELF") {
             Self::Elf
-        } else if head.starts_with(b"#!") {
+        } else if names_interpreter(head) {
             Self::Shebang
-        } else if holds(b"<?php") || holds(b"<?=") || holds(b"<%@") {
+        } else if tags.any(is_code) {
             Self::Code
         } else {
             Self::None
         }
     }
+}
+
+/// Whether `head` is `#!`, blanks and the first letter of a name, as the kernel asks for. The two bytes
+/// alone are also the number 8,483, and services write numbers.
+fn names_interpreter(head: &[u8]) -> bool {
+    head.strip_prefix(b"#!").is_some_and(|line| {
+        line.iter()
+            .find(|byte| !matches!(byte, b' ' | b'\t'))
+            .is_some_and(u8::is_ascii_graphic)
+    })
 }
 
 /// What is at a path. The type and what only this type has are one value, so that they cannot disagree.
@@ -117,4 +131,40 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The path that this one is a hard link to, in the same layer.
     pub hard_link: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_names_its_interpreter_and_a_number_does_not() {
+        assert_eq!(Marker::of(b"#!/bin/sh\n"), Marker::Shebang);
+        assert_eq!(Marker::of(b"#! \t/usr/bin/env python3"), Marker::Shebang);
+        assert_eq!(Marker::of(&8_483_u64.to_le_bytes()), Marker::None);
+        assert_eq!(Marker::of(b"#!\n/bin/sh"), Marker::None);
+        assert_eq!(Marker::of(b"\x7fELF\x02"), Marker::Elf);
+        assert_eq!(Marker::of(b"GIF89a;\n<?php system(); ?>"), Marker::Code);
+        assert_eq!(Marker::of(b""), Marker::None);
+    }
+
+    #[test]
+    fn a_file_is_marked_by_its_first_bytes() {
+        for (head, marker) in [
+            (b"".as_slice(), Marker::None),
+            (b"\x7fELF\x02", Marker::Elf),
+            (b"\x7fEL", Marker::None),
+            (b"#!/bin/sh", Marker::Shebang),
+            (b" #!/bin/sh", Marker::None),
+            (b"<b><<?php", Marker::Code),
+            (b"x<?= 1 ?>", Marker::Code),
+            (b"<%@ page %>", Marker::Code),
+            (b"?php <? php <%= 1 %>", Marker::None),
+        ] {
+            assert_eq!(Marker::of(head), marker, "{}", head.escape_ascii());
+        }
+        let far = [vec![b' '; MARKER_BYTES - 4], b"<?php".to_vec()].concat();
+        assert_eq!(Marker::of(&far), Marker::None);
+        assert_eq!(Marker::of(&far[1..]), Marker::Code);
+    }
 }

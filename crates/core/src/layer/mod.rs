@@ -1,5 +1,34 @@
 //! Layers: one strict tar reader, the file table made from it, and the tree that a snapshotter makes of it.
+//!
+//! ```text
+//! blob ─▶ FileTable::build (digest, diff ID, tar) ─▶ place (over the trees below) ─▶ ExpectedTree ─▶ MergedTree
+//! ```
+//! Nothing here opens a file: blobs are readers, tables and trees are bytes that the caller keeps.
 
+mod apply;
+mod blob;
+mod codec;
 mod entry;
+#[cfg(test)]
+mod fixture;
+mod header;
+mod limits;
+mod merged;
+mod pax;
+mod place;
+mod rootpath;
+mod table;
+mod tar;
+mod tree;
+mod unpacked;
+mod xattr;
 
+pub use codec::Damage;
 pub use entry::{Entry, MARKER_BYTES, Marker, Node};
+pub use limits::Limits;
+pub use merged::{MergedTree, Resolved, Seen, Visible};
+pub use place::{PlaceError, PlacedTree, Refusal, Unsupported, place};
+pub use table::{FileTable, TableError};
+pub use tar::TarError;
+pub use tree::{Entries, ExpectedTree, ReadAt, TreeError};
+pub use xattr::XattrRefusal;

@@ -1,0 +1,225 @@
+//! What a container sees of its image: expected trees stacked as the kernel's overlay stacks them. Pure
+//! rules over trees; the container's own upper directory is not part of it.
+//!
+//! Looking a name up in a merged directory, top layer first, Linux does this (tried on 6.18): a whiteout
+//! ends the search; a file, link or device is the answer only if nothing above is a directory, and ends
+//! the search either way; directories merge, with the topmost one's metadata, until one is opaque. The
+//! root is never looked up, so an opaque mark on a layer's root hides nothing.
+
+mod resolve;
+mod walk;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use crate::layer::merged::resolve::Resolved;
+pub use crate::layer::merged::walk::{Seen, Visible};
+use crate::layer::tree::key_of;
+use crate::layer::{Entry, ExpectedTree, Node, TreeError};
+
+/// Trees of a whole image, top layer first.
+#[derive(Debug)]
+pub struct MergedTree {
+    layers: Vec<Arc<ExpectedTree>>,
+    /// The directories down to the one looked into last: scans come in the order of paths.
+    walked: Mutex<Vec<Directory>>,
+    /// Added to every owner and group: the container runs in a user namespace.
+    shift: (u32, u32),
+}
+
+/// A directory that is seen, and the layers of which it is made, topmost first.
+#[derive(Clone, Debug)]
+struct Directory {
+    path: Vec<u8>,
+    layers: Vec<usize>,
+}
+
+impl MergedTree {
+    /// Stacks trees, top layer first.
+    pub fn new(layers: Vec<Arc<ExpectedTree>>) -> Self {
+        Self {
+            layers,
+            walked: Mutex::new(Vec::new()),
+            shift: (0, 0),
+        }
+    }
+
+    /// The same trees as a container in a user namespace must see them.
+    #[must_use]
+    pub const fn with_owners_shifted(mut self, uid: u32, gid: u32) -> Self {
+        self.shift = (uid, gid);
+        self
+    }
+
+    fn shifted(&self, mut entry: Entry) -> Entry {
+        let (uid, gid) = self.shift;
+        entry.uid = entry.uid.wrapping_add(uid);
+        entry.gid = entry.gid.wrapping_add(gid);
+        entry
+    }
+
+    /// The trees, top layer first.
+    pub fn layers(&self) -> &[Arc<ExpectedTree>] {
+        &self.layers
+    }
+
+    /// What is seen at `path`, with the layer whose entry counts.
+    pub fn lookup(&self, path: &[u8]) -> Result<Option<(usize, Entry)>, TreeError> {
+        if key_of(path).is_none() {
+            return Ok(None);
+        }
+        if path.is_empty() {
+            return self.root();
+        }
+        let Some(layers) = self.layers_of(parent_of(path))? else {
+            return Ok(None);
+        };
+        Ok(self.look(path, &layers)?.top)
+    }
+
+    /// Everything seen below `directory` with its layer, in the order of [`ExpectedTree::iter`], without
+    /// the directory itself.
+    pub fn below(&self, directory: &[u8]) -> Result<Visible<'_>, TreeError> {
+        let layers = match key_of(directory) {
+            Some(_) => self.layers_of(directory)?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        Visible::new(self, directory, layers)
+    }
+
+    fn root(&self) -> Result<Option<(usize, Entry)>, TreeError> {
+        let Some(top) = self.layers.first() else {
+            return Ok(None);
+        };
+        Ok(top.lookup(b"")?.map(|entry| (0, self.shifted(entry))))
+    }
+
+    /// The layers that make up the directory at `path`; none when no directory is seen there.
+    fn layers_of(&self, path: &[u8]) -> Result<Option<Vec<usize>>, TreeError> {
+        let mut walked = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = walked
+            .iter()
+            .take_while(|directory| is_at_or_below(path, &directory.path))
+            .count();
+        walked.truncate(known);
+        if walked.is_empty() {
+            walked.push(Directory {
+                path: Vec::new(),
+                layers: (0..self.layers.len()).collect(),
+            });
+        }
+        loop {
+            let Some(last) = walked.last() else {
+                return Ok(None);
+            };
+            if last.path == path {
+                return Ok(Some(last.layers.clone()));
+            }
+            let next = one_further(path, last.path.len());
+            let merge = self.look(next, &last.layers)?;
+            if !merge.is_directory() {
+                return Ok(None);
+            }
+            walked.push(Directory {
+                path: next.to_vec(),
+                layers: merge.layers,
+            });
+        }
+    }
+
+    /// Looks one name up in a directory that `layers` make up.
+    fn look(&self, path: &[u8], layers: &[usize]) -> Result<Merge, TreeError> {
+        let mut merge = Merge::default();
+        for layer in layers {
+            if let Some(tree) = self.layers.get(*layer)
+                && let Some(entry) = tree.lookup(path)?
+            {
+                merge.add(*layer, self.shifted(entry));
+            }
+            if merge.is_done {
+                break;
+            }
+        }
+        Ok(merge)
+    }
+}
+
+/// The kernel's rule for one name, fed with what each layer has, topmost first.
+#[derive(Debug, Default)]
+struct Merge {
+    top: Option<(usize, Entry)>,
+    layers: Vec<usize>,
+    is_done: bool,
+}
+
+impl Merge {
+    fn add(&mut self, layer: usize, entry: Entry) {
+        if self.is_done {
+            return;
+        }
+        match entry.node {
+            Node::Whiteout => self.is_done = true,
+            Node::Directory { opaque } => {
+                self.layers.push(layer);
+                self.top.get_or_insert((layer, entry));
+                self.is_done = opaque;
+            }
+            Node::File { .. }
+            | Node::Symlink { .. }
+            | Node::CharDevice { .. }
+            | Node::BlockDevice { .. }
+            | Node::Fifo
+            | Node::Socket => {
+                self.top.get_or_insert((layer, entry));
+                self.is_done = true;
+            }
+        }
+    }
+
+    fn is_directory(&self) -> bool {
+        matches!(&self.top, Some((_, entry)) if entry.node.is_directory())
+    }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() {
+        name.to_vec()
+    } else {
+        [directory, name].join(&b'/')
+    }
+}
+
+/// The path of the directory that holds `path`; the root's is the root.
+fn parent_of(path: &[u8]) -> &[u8] {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    slash
+        .and_then(|slash| path.get(..slash))
+        .unwrap_or_default()
+}
+
+fn is_below(path: &[u8], directory: &[u8]) -> bool {
+    match path.strip_prefix(directory) {
+        Some(rest) if directory.is_empty() => !rest.is_empty(),
+        Some(rest) => rest.starts_with(b"/"),
+        None => false,
+    }
+}
+
+fn is_at_or_below(path: &[u8], directory: &[u8]) -> bool {
+    path == directory || is_below(path, directory)
+}
+
+/// `path` cut one component behind its first `known` bytes.
+fn one_further(path: &[u8], known: usize) -> &[u8] {
+    let from = if known == 0 {
+        0
+    } else {
+        known.saturating_add(1)
+    };
+    let rest = path.get(from..).unwrap_or_default();
+    let length = rest.iter().position(|byte| *byte == b'/');
+    let end = length.map_or(path.len(), |length| from.saturating_add(length));
+    path.get(..end).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests;

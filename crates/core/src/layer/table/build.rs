@@ -1,0 +1,149 @@
+//! Makes a table of an archive while it streams by. Digests of blob and layer are the callers' question.
+
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::{DiffId, Digest};
+use crate::layer::blob::{Blob, Stop};
+use crate::layer::codec::wide;
+use crate::layer::header::Header;
+use crate::layer::table::record::{Kind, Record, put_record};
+use crate::layer::table::{HEADER_BYTES, MAGIC, VERSION};
+use crate::layer::tar::TarReader;
+use crate::layer::{FileTable, Limits, MARKER_BYTES, Marker, TableError, TarError};
+
+/// A table while its archive is read.
+pub(super) struct Builder {
+    encoded: Vec<u8>,
+    limit: usize,
+    last: Vec<u8>,
+    entries: u64,
+    trailing_bytes: u64,
+    /// The first bytes of the file that is being read.
+    head: Vec<u8>,
+}
+
+impl Builder {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            encoded: vec![0; HEADER_BYTES],
+            limit,
+            last: Vec::new(),
+            entries: 0,
+            trailing_bytes: 0,
+            head: Vec::with_capacity(MARKER_BYTES),
+        }
+    }
+
+    pub(super) fn read_archive<R: Read>(
+        &mut self,
+        blob: &mut Blob<R>,
+        limits: &Limits,
+    ) -> Result<(), TableError> {
+        let read = self.read_entries(&mut TarReader::new(&mut *blob, limits.entries));
+        match (read, blob.stopped()) {
+            (Err(TableError::Tar(TarError::Io(error))), Some(stop)) => Err(match stop {
+                Stop::Source => TableError::Io(error),
+                Stop::Compression => TableError::Compression(error),
+                Stop::Limit => TableError::LayerTooLarge(limits.uncompressed_bytes),
+            }),
+            (read, _) => read,
+        }
+    }
+
+    fn read_entries(
+        &mut self,
+        archive: &mut TarReader<impl io::BufRead>,
+    ) -> Result<(), TableError> {
+        while let Some(mut header) = archive.next().map_err(TableError::Tar)? {
+            let kind = self.kind(&mut header, archive).map_err(TableError::Tar)?;
+            self.push(&Record {
+                name: header.name,
+                kind,
+                mode: low_bits(header.mode) & 0o7777,
+                uid: low_bits(header.uid),
+                gid: low_bits(header.gid),
+                xattrs: header.xattrs,
+            })?;
+        }
+        self.trailing_bytes = archive.drain().map_err(TableError::Tar)?;
+        Ok(())
+    }
+
+    fn kind(
+        &mut self,
+        header: &mut Header,
+        archive: &mut TarReader<impl io::BufRead>,
+    ) -> Result<Kind, TarError> {
+        let (major, minor) = (low_bits(header.major), low_bits(header.minor));
+        let target = std::mem::take(&mut header.link);
+        Ok(match header.flag {
+            b'0' => self.file(archive)?,
+            b'1' => Kind::HardLink { target },
+            b'2' => Kind::Symlink { target },
+            b'3' => Kind::CharDevice { major, minor },
+            b'4' => Kind::BlockDevice { major, minor },
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            b'g' => Kind::Global,
+            other => Kind::Other(other),
+        })
+    }
+
+    fn file(&mut self, archive: &mut TarReader<impl io::BufRead>) -> Result<Kind, TarError> {
+        let (mut sha256, mut size) = (Sha256::new(), 0_u64);
+        let head = &mut self.head;
+        head.clear();
+        archive.content(|piece| {
+            sha256.update(piece);
+            size = size.saturating_add(wide(piece.len()));
+            let missing = MARKER_BYTES.saturating_sub(head.len()).min(piece.len());
+            head.extend_from_slice(piece.get(..missing).unwrap_or_default());
+        })?;
+        Ok(Kind::File {
+            size,
+            digest: Digest::from_sha256(sha256.finalize().into()),
+            marker: Marker::of(head),
+        })
+    }
+
+    fn push(&mut self, record: &Record) -> Result<(), TableError> {
+        put_record(&mut self.encoded, &self.last, record);
+        if self.encoded.len() > self.limit {
+            return Err(TableError::TableTooLarge(self.limit));
+        }
+        self.last.clear();
+        self.last.extend_from_slice(&record.name);
+        self.entries = self.entries.saturating_add(1);
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, diff_id: DiffId) -> FileTable {
+        let header = [
+            MAGIC.as_slice(),
+            &[VERSION],
+            diff_id.0.as_bytes(),
+            &self.entries.to_le_bytes(),
+            &self.trailing_bytes.to_le_bytes(),
+        ]
+        .concat();
+        for (to, from) in self.encoded.iter_mut().zip(header) {
+            *to = from;
+        }
+        let digest = Digest::of(&self.encoded);
+        self.encoded.extend_from_slice(digest.as_bytes());
+        FileTable {
+            encoded: self.encoded,
+            diff_id,
+            entries: self.entries,
+            trailing_bytes: self.trailing_bytes,
+        }
+    }
+}
+
+/// What is left of a number in a system call's argument of 32 bits.
+fn low_bits(number: i64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
