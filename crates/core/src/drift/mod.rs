@@ -1,5 +1,10 @@
 //! Drift: expected against observed, what kind of file it is, and how bad that is.
 
+pub mod accounts;
 mod change;
+pub mod class;
+pub mod compare;
+pub mod group;
+mod shown;
 
 pub use change::{Change, ChangeKind, Class};

@@ -1,0 +1,551 @@
+//! From changes to conditions: what is worth a page of its own, what is one line among many, and how a
+//! person reads it. It must not lose anything silently: every list that is cut says how many there were.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::shown::{MAX_WORKLOAD, layer_title, noun, shorten, title, weight, word};
+use super::{Change, ChangeKind, Class};
+use crate::digest::{ChainId, DiffId};
+use crate::finding::{
+    Basis, Check, Condition, Detail, FileChange, FileDrift, LayerDrift, Severity, Subject,
+};
+
+/// Changes that one finding lists (DESIGN section 10).
+pub const MAX_LISTED: usize = 1_000;
+
+/// Conditions of one container (DESIGN section 10).
+pub const MAX_CONDITIONS: usize = 10_000;
+
+/// Programs changed in one container from which on they are one finding, such as a package upgrade.
+pub const MASS_CHANGE: u64 = 20;
+
+/// Text that the list of one finding may hold: paths have up to 4 KiB, and a message at most 4 MiB.
+const MAX_LISTED_BYTES: usize = 1 << 20;
+
+/// Conditions left free for classes, the mass change and what is over [`MAX_CONDITIONS`].
+const RESERVED: usize = 20;
+
+/// How changes come together. The order is that of the conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    /// A condition each: trust anchors, privileged and redirected files, files of a layer.
+    Alone,
+    /// A condition each, up to [`MASS_CHANGE`].
+    Programs,
+    /// One condition for the class.
+    OfClass(Class),
+}
+
+impl Group {
+    const fn of(change: &Change) -> Self {
+        match (change.class, change.kind) {
+            (Class::TrustAnchor, _) | (_, ChangeKind::Redirected) => Self::Alone,
+            _ if change.privileged => Self::Alone,
+            (Class::Program, _) => Self::Programs,
+            (class, _) => Self::OfClass(class),
+        }
+    }
+
+    const fn capacity(self) -> usize {
+        match self {
+            Self::Alone => MAX_CONDITIONS,
+            Self::Programs | Self::OfClass(_) => MAX_LISTED,
+        }
+    }
+}
+
+/// The worst changes of a group, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Kept {
+    changes: Vec<Change>,
+    totals: BTreeMap<Class, u64>,
+}
+
+/// The changes of one container or layer: the worst of each group, and how many there are of each class,
+/// in bounded memory whatever a container does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    groups: BTreeMap<Group, Kept>,
+}
+
+impl Changes {
+    /// Adds a change of a container.
+    pub fn push(&mut self, change: Change) {
+        self.push_into(Group::of(&change), change);
+    }
+
+    /// Adds a change of a layer: each stands alone.
+    pub fn push_of_layer(&mut self, change: Change) {
+        self.push_into(Group::Alone, change);
+    }
+
+    fn push_into(&mut self, group: Group, change: Change) {
+        let kept = self.groups.entry(group).or_default();
+        *kept.totals.entry(change.class).or_default() += 1;
+        kept.changes.push(change);
+        // Sorting at twice the capacity costs little per change and never drops one that belongs.
+        if kept.changes.len() >= group.capacity().saturating_mul(2) {
+            kept.cut(group.capacity());
+        }
+    }
+
+    /// Sorts each group, worst first, and cuts it to what is listed. Called once, after the last change.
+    #[must_use]
+    pub fn finished(mut self) -> Self {
+        for (group, kept) in &mut self.groups {
+            kept.cut(group.capacity());
+        }
+        self
+    }
+
+    /// All of them in one list, worst first.
+    fn together(self) -> Kept {
+        let mut together = Kept::default();
+        for kept in self.groups.into_values() {
+            together.join(kept);
+        }
+        together
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// How many there are, listed or not.
+    pub fn total(&self) -> u64 {
+        self.groups.values().map(Kept::total).sum()
+    }
+
+    /// The changes that are kept, group by group.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.groups.values().flat_map(|kept| &kept.changes)
+    }
+
+    /// The worst severity.
+    pub fn worst(&self) -> Option<Severity> {
+        self.iter().map(|change| change.severity).max()
+    }
+}
+
+impl Kept {
+    fn total(&self) -> u64 {
+        self.totals.values().sum()
+    }
+
+    fn cut(&mut self, capacity: usize) {
+        sort(&mut self.changes);
+        self.changes.truncate(capacity);
+    }
+}
+
+/// Worst first; the path decides the rest, so that two nodes list the same.
+fn sort(changes: &mut [Change]) {
+    changes.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+}
+
+fn order(change: &Change) -> (Reverse<Severity>, Class, &[u8], ChangeKind) {
+    (
+        Reverse(change.severity),
+        change.class,
+        &change.path,
+        change.kind,
+    )
+}
+
+/// The conditions of one container. `workload` is how titles call it.
+pub fn conditions(changes: Changes, workload: &str, basis: Option<Basis>) -> Vec<Condition> {
+    let place = Place {
+        workload: shorten(workload, MAX_WORKLOAD),
+        basis,
+    };
+    let mut conditions = Vec::new();
+    let mut classes: BTreeMap<Class, Kept> = BTreeMap::new();
+    for (group, kept) in changes.finished().groups {
+        match group {
+            Group::Alone => place.each(kept, &mut conditions, &mut classes),
+            Group::Programs if kept.total() > MASS_CHANGE => {
+                conditions.push(place.mass_change(&kept));
+            }
+            Group::Programs => conditions.extend(kept.changes.iter().map(|c| place.alone(c))),
+            Group::OfClass(class) => classes.entry(class).or_default().join(kept),
+        }
+    }
+    conditions.extend(
+        classes
+            .into_iter()
+            .map(|(class, kept)| place.of_class(class, &kept)),
+    );
+    conditions
+}
+
+/// One unpacked layer with its changes.
+#[derive(Clone, Debug)]
+pub struct TamperedLayer {
+    /// Which snapshot directory.
+    pub chain_id: ChainId,
+    /// Which layer.
+    pub diff_id: DiffId,
+    /// What differs there.
+    pub changes: Changes,
+}
+
+/// The conditions of the layers below one container, topmost first: what differs from the signed layer on
+/// the node's disk, critical whatever it is.
+pub fn layer_conditions(
+    layers: Vec<TamperedLayer>,
+    workload: &str,
+    basis: Option<Basis>,
+) -> Vec<Condition> {
+    let place = Place {
+        workload: shorten(workload, MAX_WORKLOAD),
+        basis,
+    };
+    let mut conditions: Vec<Condition> = Vec::new();
+    let mut taken = BTreeSet::new();
+    for layer in layers {
+        let changes = layer.changes.together();
+        let total = changes.total();
+        if total > u64::try_from(MAX_LISTED).unwrap_or(u64::MAX) {
+            let title = format!(
+                "{total} files of a layer of {} were changed on the node's disk",
+                place.workload
+            );
+            let subject = Subject::word(&format!("layer {}", layer.diff_id));
+            let detail = layer_detail(layer.chain_id, layer.diff_id, &changes.changes, total);
+            conditions.push(place.in_layer(subject, title, detail));
+            continue;
+        }
+        for change in &changes.changes {
+            let mut subject = Subject::path(&change.path);
+            // The same path in a lower layer too: one condition for each subject.
+            if !taken.insert(change.path.clone()) {
+                subject = Subject::word(&format!("{} in {}", subject.as_str(), layer.diff_id));
+            }
+            let title = layer_title(change, &place.workload);
+            let only = std::slice::from_ref(change);
+            let detail = layer_detail(layer.chain_id, layer.diff_id, only, 1);
+            conditions.push(place.in_layer(subject, title, detail));
+        }
+    }
+    conditions
+}
+
+fn layer_detail(
+    chain_id: ChainId,
+    diff_id: DiffId,
+    changes: &[Change],
+    changes_total: u64,
+) -> Detail {
+    Detail::LayerTampered(LayerDrift {
+        chain_id,
+        diff_id,
+        changes: list(changes),
+        changes_total,
+    })
+}
+
+impl Kept {
+    fn join(&mut self, other: Self) {
+        self.changes.extend(other.changes);
+        for (class, total) in other.totals {
+            *self.totals.entry(class).or_default() += total;
+        }
+        self.cut(MAX_LISTED);
+    }
+}
+
+/// What all conditions of one container share.
+struct Place {
+    workload: String,
+    basis: Option<Basis>,
+}
+
+impl Place {
+    /// A condition for each change, and what is over the limit by class with its count.
+    fn each(
+        &self,
+        mut kept: Kept,
+        conditions: &mut Vec<Condition>,
+        classes: &mut BTreeMap<Class, Kept>,
+    ) {
+        let limit = MAX_CONDITIONS.saturating_sub(RESERVED);
+        let over = kept.changes.split_off(limit.min(kept.changes.len()));
+        for change in &kept.changes {
+            kept.totals
+                .entry(change.class)
+                .and_modify(|left| *left = left.saturating_sub(1));
+            conditions.push(self.alone(change));
+        }
+        for change in over {
+            let class = classes.entry(change.class).or_default();
+            class.changes.push(change);
+        }
+        for (class, total) in kept.totals.into_iter().filter(|(_, total)| *total > 0) {
+            classes.entry(class).or_default().join(Kept {
+                changes: Vec::new(),
+                totals: BTreeMap::from([(class, total)]),
+            });
+        }
+    }
+
+    fn alone(&self, change: &Change) -> Condition {
+        let title = title(change, &self.workload);
+        let subject = Subject::path(&change.path);
+        self.drift(subject, title, std::slice::from_ref(change), 1)
+    }
+
+    fn mass_change(&self, kept: &Kept) -> Condition {
+        let total = kept.total();
+        let title = format!(
+            "{total} programs changed in {}: a package upgrade, or a mass replacement",
+            self.workload
+        );
+        self.drift(Subject::word("mass-change"), title, &kept.changes, total)
+    }
+
+    fn of_class(&self, class: Class, kept: &Kept) -> Condition {
+        let total = kept.total();
+        let title = match kept.changes.as_slice() {
+            [only] if total == 1 => title(only, &self.workload),
+            _ => format!("{total} {} changed in {}", noun(class).1, self.workload),
+        };
+        self.drift(Subject::word(word(class)), title, &kept.changes, total)
+    }
+
+    fn drift(
+        &self,
+        subject: Subject,
+        title: String,
+        changes: &[Change],
+        changes_total: u64,
+    ) -> Condition {
+        // Sorted worst first. An empty list is one whose members did not fit anywhere: all of them
+        // stood alone, so they were not worth less.
+        let severity = changes
+            .first()
+            .map_or(Severity::Critical, |worst| worst.severity);
+        Condition {
+            check: Check::Files,
+            subject,
+            severity,
+            title,
+            basis: self.basis,
+            detail: Detail::FileDrift(FileDrift {
+                changes: list(changes),
+                changes_total,
+            }),
+        }
+    }
+
+    fn in_layer(&self, subject: Subject, title: String, detail: Detail) -> Condition {
+        Condition {
+            check: Check::Layers,
+            subject,
+            severity: Severity::Critical,
+            title,
+            basis: self.basis,
+            detail,
+        }
+    }
+}
+
+/// As many of `changes`, which are sorted, as one finding lists.
+fn list(changes: &[Change]) -> Vec<FileChange> {
+    let mut bytes = 0_usize;
+    changes
+        .iter()
+        .map(FileChange::from)
+        .take_while(|change| {
+            let is_first = bytes == 0;
+            bytes = bytes.saturating_add(weight(change));
+            is_first || bytes <= MAX_LISTED_BYTES
+        })
+        .take(MAX_LISTED)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::layer::{Entry, Marker, Node};
+
+    fn file(content: &[u8], mode: u32) -> Entry {
+        Entry {
+            node: Node::File {
+                size: u64::try_from(content.len()).unwrap(),
+                digest: Digest::of(content),
+                marker: Marker::of(content),
+            },
+            mode,
+            uid: 0,
+            gid: 0,
+            xattrs: Vec::new(),
+            hard_link: None,
+        }
+    }
+
+    fn added(path: &str, mode: u32) -> Change {
+        let entry = file(b"x", mode);
+        super::super::class::judge(path.as_bytes(), ChangeKind::Added, None, Some(&entry), &[])
+            .unwrap()
+    }
+
+    fn grouped(changes: impl IntoIterator<Item = Change>) -> Vec<Condition> {
+        let mut all = Changes::default();
+        changes.into_iter().for_each(|change| all.push(change));
+        conditions(all, "shop/api", Some(Basis::LocalBlob))
+    }
+
+    /// Subject, severity, how many are listed, how many there are.
+    fn summary(conditions: &[Condition]) -> Vec<(&str, Severity, usize, u64)> {
+        conditions
+            .iter()
+            .map(|condition| {
+                let json = serde_json::to_value(&condition.detail).unwrap();
+                let listed = json["detail"]["changes"].as_array().unwrap().len();
+                let total = json["detail"]["changes_total"].as_u64().unwrap();
+                (
+                    condition.subject.as_str(),
+                    condition.severity,
+                    listed,
+                    total,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn programs_and_anchors_stand_alone_and_other_classes_come_together() {
+        let conditions = grouped([
+            added("srv/b", 0o644),
+            added("etc/ld.so.preload", 0o644),
+            added("usr/bin/evil", 0o755),
+            added("srv/a", 0o644),
+            added("etc/app/x", 0o644),
+            added("tmp/suid", 0o4755),
+        ]);
+        assert_eq!(
+            summary(&conditions),
+            [
+                ("/etc/ld.so.preload", Severity::Critical, 1, 1),
+                ("/tmp/suid", Severity::Critical, 1, 1),
+                ("/usr/bin/evil", Severity::Warning, 1, 1),
+                ("configuration", Severity::Warning, 1, 1),
+                ("data", Severity::Info, 2, 2),
+            ]
+        );
+        assert_eq!(
+            conditions[2].title,
+            "New program /usr/bin/evil in shop/api, not in the image"
+        );
+        assert_eq!(conditions[4].title, "2 data files changed in shop/api");
+    }
+
+    #[test]
+    fn more_than_twenty_programs_are_one_finding_and_what_must_page_still_does() {
+        let programs = |count: usize| (0..count).map(|n| added(&format!("usr/bin/p{n:02}"), 0o755));
+        assert_eq!(grouped(programs(20)).len(), 20);
+        let mut suid = added("usr/bin/p05", 0o4755);
+        suid.kind = ChangeKind::Metadata;
+        let conditions = grouped(programs(21).chain([suid]));
+        assert_eq!(
+            summary(&conditions),
+            [
+                ("/usr/bin/p05", Severity::Critical, 1, 1),
+                ("mass-change", Severity::Warning, 21, 21),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mass_change_has_its_worst_members_severity_and_shows_it_first() {
+        let mut worst = added("zzz/last", 0o755);
+        worst.severity = Severity::Critical;
+        let many = (0..3_000).map(|n| added(&format!("usr/bin/p{n}"), 0o755));
+        let conditions = grouped(many.chain([worst]));
+        assert_eq!(
+            summary(&conditions),
+            [("mass-change", Severity::Critical, 1_000, 3_001)]
+        );
+        let Detail::FileDrift(drift) = &conditions[0].detail else {
+            panic!("{:?}", conditions[0].detail);
+        };
+        assert_eq!(drift.changes[0].path, "/zzz/last");
+    }
+
+    #[test]
+    fn the_order_of_changes_does_not_matter() {
+        let changes: Vec<Change> = (0..2_500)
+            .map(|n| added(&format!("srv/{n}"), 0o644))
+            .chain((0..30).map(|n| added(&format!("bin/{n}"), 0o755)))
+            .collect();
+        let forward = grouped(changes.clone());
+        assert_eq!(forward, grouped(changes.into_iter().rev()));
+    }
+
+    #[test]
+    fn what_is_over_the_limit_of_conditions_is_counted_by_class() {
+        let many = (0..25_000).map(|n| added(&format!("etc/ssh/{n:05}"), 0o644));
+        let conditions = grouped(many);
+        assert_eq!(conditions.len(), MAX_CONDITIONS - RESERVED + 1);
+        let last = summary(&conditions).pop().unwrap();
+        assert_eq!(
+            (last.0, last.1, last.3),
+            ("trust-anchor", Severity::Critical, 25_000 - 9_980)
+        );
+    }
+
+    #[test]
+    fn a_list_of_long_paths_stays_within_a_message() {
+        let many = (0..1_000).map(|n| added(&format!("srv/{}{n}", "\u{1}".repeat(4_000)), 0o644));
+        let conditions = grouped(many);
+        let [(_, _, listed, 1_000)] = summary(&conditions)[..] else {
+            panic!("{} conditions", conditions.len());
+        };
+        assert!(listed > 10 && listed < 100, "{listed}");
+    }
+
+    #[test]
+    fn layers_are_critical_stand_alone_and_share_no_subject() {
+        let (chain_id, diff_id) = (ChainId(Digest::of(b"c")), DiffId(Digest::of(b"d")));
+        let layer = |paths: usize| {
+            let mut changes = Changes::default();
+            for n in 0..paths {
+                let path = format!("usr/bin/p{n}");
+                let entry = file(b"x", 0o755);
+                changes.push_of_layer(super::super::class::judge_in_layer(
+                    path.as_bytes(),
+                    ChangeKind::Modified,
+                    Some(&entry),
+                    Some(&entry),
+                ));
+            }
+            TamperedLayer {
+                chain_id,
+                diff_id,
+                changes,
+            }
+        };
+        let two = layer_conditions(vec![layer(1), layer(1)], "shop/api", None);
+        assert_eq!(two[0].subject.as_str(), "/usr/bin/p0");
+        assert_ne!(two[0].subject, two[1].subject);
+        assert_eq!(
+            two[0].title,
+            "Layer file /usr/bin/p0 of shop/api was modified on the node's disk"
+        );
+        assert_eq!(layer_conditions(vec![layer(1_000)], "w", None).len(), 1_000);
+        let many = layer_conditions(vec![layer(1_001)], "w", None);
+        assert_eq!(
+            summary(&many),
+            [(
+                format!("layer {diff_id}").as_str(),
+                Severity::Critical,
+                1_000,
+                1_001
+            )]
+        );
+    }
+}
