@@ -3,6 +3,8 @@
 //! A [`Condition`] is what one look saw. A [`Place`](crate::place::Place) is one problem on one container
 //! over time. A [`Finding`] is the document about one transition of a place; the collector joins the
 //! places of one [`Fingerprint`].
+//!
+//! Long because the whole vocabulary of the document is in one place.
 
 use std::fmt;
 use std::str::FromStr;
@@ -192,6 +194,11 @@ impl Fingerprint {
     /// The 16 raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+
+    /// A fingerprint that another process has worked out.
+    pub const fn from_bytes(raw: [u8; 16]) -> Self {
+        Self(raw)
     }
 }
 

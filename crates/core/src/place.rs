@@ -33,6 +33,10 @@ pub struct About {
 pub struct Place {
     /// The check that can find it gone.
     pub check: Check,
+    /// The workload that it was opened for, which its fingerprint holds. Not that of the look which resolves
+    /// it: what is known of a container grows, and a document whose fingerprint does not belong to its
+    /// workload is refused by whoever reads it, so that the place would stay open there.
+    pub workload: Workload,
     /// What it is about.
     pub subject: Subject,
     /// How bad it is.
@@ -78,7 +82,7 @@ pub fn advance(places: &mut Places, about: &About, look: Look, now: Timestamp) -
         let fingerprint =
             Fingerprint::new(condition.detail.kind(), &about.workload, &condition.subject);
         seen.push(fingerprint);
-        if let Some(transition) = meet(places, fingerprint, condition, now)
+        if let Some(transition) = meet(places, fingerprint, open(condition, about, now))
             && let Some(place) = places.get(&fingerprint)
         {
             findings.push(document(fingerprint, place, about, transition, now));
@@ -112,35 +116,31 @@ pub fn end(places: &mut Places, about: &About, now: Timestamp) -> Vec<Finding> {
     resolve(places, &open, about, Resolution::ContainerEnded, now)
 }
 
-/// Puts a condition into its place; `None` when nothing about it is new.
-fn meet(
-    places: &mut Places,
-    fingerprint: Fingerprint,
-    condition: Condition,
-    now: Timestamp,
-) -> Option<Transition> {
+/// Puts what was seen into its place; `None` when nothing about it is new.
+fn meet(places: &mut Places, fingerprint: Fingerprint, seen: Place) -> Option<Transition> {
     let Some(place) = places.get_mut(&fingerprint) else {
-        places.insert(fingerprint, open(condition, now));
+        places.insert(fingerprint, seen);
         return Some(Transition::Opened);
     };
     if place.resolved_at.is_some() {
-        *place = open(condition, now);
+        *place = seen;
         return Some(Transition::Reopened);
     }
-    let is_same = place.severity == condition.severity && place.detail == condition.detail;
+    let is_same = place.severity == seen.severity && place.detail == seen.detail;
     if is_same {
         return None;
     }
     *place = Place {
         first_seen: place.first_seen,
-        ..open(condition, now)
+        ..seen
     };
     Some(Transition::Updated)
 }
 
-fn open(condition: Condition, now: Timestamp) -> Place {
+fn open(condition: Condition, about: &About, now: Timestamp) -> Place {
     Place {
         check: condition.check,
+        workload: about.workload.clone(),
         subject: condition.subject,
         severity: condition.severity,
         title: condition.title,
@@ -190,7 +190,7 @@ pub fn document(
         title: place.title.clone(),
         node: about.node.clone(),
         container: Some(about.container.clone()),
-        workload: about.workload.clone(),
+        workload: place.workload.clone(),
         subject: place.subject.clone(),
         image: about.image.clone(),
         basis: place.basis,
@@ -303,6 +303,23 @@ mod tests {
         );
 
         assert_eq!(transitions(&other), []);
+    }
+
+    #[test]
+    fn a_place_is_resolved_for_the_workload_that_it_was_opened_for() {
+        let (mut places, unknown, now) = (Places::new(), about(), Timestamp::UNIX_EPOCH);
+        let seen = look(&[Check::Files], vec![condition("a", Severity::Info)]);
+        let opened = advance(&mut places, &unknown, seen, now);
+        let known = About {
+            workload: Workload::of_image("default", "better-known"),
+            ..about()
+        };
+
+        let gone = advance(&mut places, &known, look(&[Check::Files], vec![]), now);
+
+        assert_eq!(gone[0].fingerprint, opened[0].fingerprint);
+        let json = serde_json::to_vec(&gone[0]).unwrap();
+        assert_eq!(Finding::parse(&json).unwrap().workload, unknown.workload);
     }
 
     #[test]
