@@ -1,0 +1,202 @@
+//! What is on the disk against what the image says: the scan of a container's upper directory and the whole
+//! compare of one unpacked layer. Blocking code for a worker thread; it starts nothing by itself.
+//!
+//! ```text
+//! open (never out of the root, never a device) ─▶ walk ─▶ observe (one path → entry) ─┬─▶ upper ─▶ changes of a container
+//!                                                                                     └─▶ lower ─▶ tampering of a layer
+//! ```
+//! Whatever could not be read is [`Unverified`], by name: never clean, never left out.
+
+mod atomic;
+mod expected;
+mod follow;
+mod genuine;
+mod hidden;
+pub mod keep;
+mod known;
+pub mod layers;
+pub mod lower;
+pub mod observe;
+pub mod open;
+mod refusals;
+pub mod tables;
+pub mod upper;
+mod walk;
+
+use holdfast_core::drift::group::Changes;
+use holdfast_core::layer::TreeError;
+use jiff::Timestamp;
+use rustix::io::Errno;
+
+pub use observe::Observer;
+pub use open::{Root, RootError};
+pub use upper::{Upper, UpperScan};
+
+/// Entries of one walk (DESIGN section 10).
+pub const MAX_ENTRIES: u64 = 10_000_000;
+
+/// A file read for a verdict (DESIGN section 10).
+pub const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// How one pass is to be made.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// The time at its start.
+    pub now: Timestamp,
+    /// What is hashed although nothing about it seems to have changed.
+    pub rehash: Rehash,
+    /// Entries after which the walk is given up; [`MAX_ENTRIES`] outside tests.
+    pub max_entries: u64,
+    /// Asked now and then: true once there is no more time.
+    pub is_over: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass")
+            .field("now", &self.now)
+            .field("rehash", &self.rehash)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is hashed although nothing about it seems to have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rehash {
+    /// What was hashed last more than ten minutes ago.
+    Due,
+    /// Everything.
+    All,
+}
+
+/// What one pass found.
+#[derive(Debug, Default)]
+pub struct ScanOutcome {
+    /// What differs.
+    pub changes: Changes,
+    /// What could not be looked at.
+    pub unverifiable: Unverified,
+    /// Entries seen.
+    pub entries: u64,
+    /// Bytes that went through SHA-256.
+    pub bytes_hashed: u64,
+}
+
+impl ScanOutcome {
+    /// Two directories of one container as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for change in other.changes.iter() {
+            self.changes.push(change.clone());
+        }
+        for (path, reason) in other.unverifiable.listed {
+            self.unverifiable.push(&path, reason);
+        }
+        self.entries = self.entries.saturating_add(other.entries);
+        self.bytes_hashed = self.bytes_hashed.saturating_add(other.bytes_hashed);
+        Self {
+            changes: self.changes.finished(),
+            ..self
+        }
+    }
+}
+
+/// Paths that could not be looked at: the first of them, and how many there are.
+#[derive(Debug, Default)]
+pub struct Unverified {
+    /// The first ones, with the reason of each.
+    pub listed: Vec<(Vec<u8>, Unread)>,
+    /// How many there are.
+    pub total: u64,
+}
+
+impl Unverified {
+    /// How many are listed; the rest is counted.
+    const MAX_LISTED: usize = 1_000;
+
+    fn push(&mut self, path: &[u8], reason: Unread) {
+        self.total = self.total.saturating_add(1);
+        if self.listed.len() < Self::MAX_LISTED {
+            self.listed.push((path.to_vec(), reason));
+        }
+    }
+
+    /// Whether everything was looked at.
+    pub const fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+/// Why a path could not be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Unread {
+    /// It was another after each of two readings.
+    #[error("it changes while it is read")]
+    Changing,
+    /// The file is longer than what is read for a verdict.
+    #[error("file is longer than {MAX_FILE_BYTES} bytes")]
+    FileLength,
+    /// More extended attributes than are read.
+    #[error("too many extended attributes")]
+    Xattrs,
+    /// The path is longer than any that can be opened.
+    #[error("path is longer than 4096 bytes")]
+    PathLength,
+    /// A directory holds more names than fit in memory.
+    #[error("too many names in one directory")]
+    Names,
+    /// Another file system or another part of one lies over it: what is below belongs to nobody's image.
+    #[error("something is mounted over it")]
+    Mounted,
+    /// The walk was given up here: too many entries.
+    #[error("too many entries")]
+    Entries,
+    /// The walk was given up here: no time left.
+    #[error("no time left")]
+    Deadline,
+    /// The kernel said no.
+    #[error("{call}: {errno}")]
+    Refused {
+        /// Which call.
+        call: &'static str,
+        /// What it said.
+        errno: Errno,
+    },
+}
+
+impl Unread {
+    /// The name in findings and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changing => "changing",
+            Self::FileLength => "file-length",
+            Self::Xattrs => "xattrs",
+            Self::PathLength => "path-length",
+            Self::Names => "names",
+            Self::Mounted => "mounted",
+            Self::Entries => "entries",
+            Self::Deadline => "deadline",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    fn is_gone(self) -> bool {
+        matches!(self, Self::Refused { errno, .. } if errno == Errno::NOENT)
+    }
+
+    const fn refused(call: &'static str) -> impl Fn(Errno) -> Self {
+        move |errno| match errno {
+            Errno::XDEV => Self::Mounted,
+            Errno::NAMETOOLONG => Self::PathLength,
+            errno => Self::Refused { call, errno },
+        }
+    }
+}
+
+/// Why a whole pass could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The expected tree gives no answer.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}

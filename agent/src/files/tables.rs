@@ -1,0 +1,274 @@
+//! Tables and trees on disk: one file a diff ID, one a chain ID, made once and shared by everything on the
+//! node that stands on the layer.
+//!
+//! Every file is written beside its place and renamed, and checks itself when it is opened: a damaged one
+//! is made again from the blob, never believed. The unpacked tree is never the source of a table. All of
+//! this blocks: call it on a blocking thread.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::layer::{
+    Damage, ExpectedTree, FileTable, Limits, PlaceError, ReadAt, TableError, TreeError, place,
+};
+use holdfast_daemon::capped;
+use rustix::fs::OFlags;
+
+use super::atomic::write_beside;
+use super::refusals::{Asked, Refusals};
+
+/// One layer of an image, as the content store must hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its uncompressed digest.
+    pub diff_id: DiffId,
+    /// Its chain with everything below.
+    pub chain_id: ChainId,
+    /// The digest of its blob.
+    pub blob: Digest,
+}
+
+/// Why there is no expected tree: the checks of files are `unverifiable` with this reason.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// The blob is not in the content store; normal where unpacked layers are discarded.
+    #[error("layer blob {0} is not in the content store")]
+    BlobAbsent(Digest),
+    /// The blob is there and cannot be read.
+    #[error("layer blob {0} cannot be read: {1}")]
+    BlobUnreadable(Digest, #[source] io::Error),
+    /// The blob is not what its name says, or no layer that can be modelled.
+    #[error("layer blob {0} is refused: {1}")]
+    Refused(Digest, #[source] Arc<TableError>),
+    /// The layer cannot be put over its parents as a snapshotter would.
+    #[error("layer {0} cannot be placed: {1}")]
+    Unplaceable(DiffId, #[source] PlaceError),
+    /// Our own folder fails.
+    #[error("tables cannot be kept in {0}: {1}")]
+    Store(PathBuf, #[source] io::Error),
+    /// A tree cannot be read, though it was made anew.
+    #[error("the tree of {0} cannot be read: {1}")]
+    Tree(ChainId, #[source] TreeError),
+}
+
+impl Unavailable {
+    /// The reason's name in findings.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::BlobAbsent(_) => "blob-absent",
+            Self::BlobUnreadable(..) => "blob-unreadable",
+            Self::Refused(..) => "blob-refused",
+            Self::Unplaceable(..) => "layer-unplaceable",
+            Self::Store(..) | Self::Tree(..) => "table-store",
+        }
+    }
+
+    /// Whether the image, not the node, is the cause.
+    pub const fn is_images_fault(&self) -> bool {
+        matches!(self, Self::Refused(..) | Self::Unplaceable(..))
+    }
+}
+
+/// Where blobs are opened: `None` when the store does not have it.
+pub type OpenBlob<'a> = &'a dyn Fn(Digest) -> io::Result<Option<File>>;
+
+/// Opens the file of a blob; `None` when there is none. A FIFO in its place would block the look for ever.
+pub fn open_blob_file(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.is_file() {
+        Ok(Some(file))
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
+}
+
+/// The store of tables and trees.
+#[derive(Debug)]
+pub struct Tables {
+    own: PathBuf,
+    /// The running agent's folder, read only.
+    shared: Option<PathBuf>,
+    limits: Limits,
+    open: Mutex<HashMap<ChainId, Slot>>,
+    refused: Refusals,
+}
+
+/// One tree: made by one thread while the others that want it wait.
+type Slot = Arc<Mutex<Weak<ExpectedTree>>>;
+
+/// Trees are read at any place.
+#[derive(Debug)]
+struct OnDisk(File);
+
+impl ReadAt for OnDisk {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+impl Tables {
+    /// A store below `own`; `shared` is another agent's folder whose tables are used and never written.
+    pub fn new(own: &Path, shared: Option<&Path>) -> io::Result<Self> {
+        for folder in ["tables", "trees"] {
+            fs::create_dir_all(own.join(folder))?;
+        }
+        Ok(Self {
+            own: own.to_owned(),
+            shared: shared.map(Path::to_owned),
+            limits: Limits::default(),
+            open: Mutex::default(),
+            refused: Refusals::default(),
+        })
+    }
+
+    /// The expected trees of a stack, given lowest layer first; returned topmost first, as overlays are
+    /// looked through.
+    pub fn stack(
+        &self,
+        layers: &[Layer],
+        open_blob: OpenBlob<'_>,
+    ) -> Result<Vec<Arc<ExpectedTree>>, Unavailable> {
+        let mut parents: Vec<Arc<ExpectedTree>> = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let tree = self.tree(layer, &parents, open_blob)?;
+            parents.insert(0, tree);
+        }
+        Ok(parents)
+    }
+
+    /// The expected tree of one snapshot, over `parents` (topmost first).
+    fn tree(
+        &self,
+        layer: &Layer,
+        parents: &[Arc<ExpectedTree>],
+        open_blob: OpenBlob<'_>,
+    ) -> Result<Arc<ExpectedTree>, Unavailable> {
+        let slot = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.len() > FORGET_ABOVE {
+                open.retain(|_, slot| slot.try_lock().map_or(true, |tree| tree.strong_count() > 0));
+            }
+            Arc::clone(open.entry(layer.chain_id).or_default())
+        };
+        let mut tree = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = tree.upgrade() {
+            return Ok(tree);
+        }
+        let made = Arc::new(self.open_or_make(layer, parents, open_blob)?);
+        *tree = Arc::downgrade(&made);
+        Ok(made)
+    }
+
+    fn open_or_make(
+        &self,
+        layer: &Layer,
+        parents: &[Arc<ExpectedTree>],
+        open_blob: OpenBlob<'_>,
+    ) -> Result<ExpectedTree, Unavailable> {
+        let name = format!("trees/{}.tree", layer.chain_id.0.encoded());
+        for folder in self.folders() {
+            match open_tree(&folder.join(&name), layer.chain_id) {
+                Ok(Some(tree)) if tree.diff_id() == layer.diff_id => return Ok(tree),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(file = %name, %error, "Tree is damaged and made anew.");
+                }
+            }
+        }
+        let table = self.table(layer, open_blob)?;
+        let placed = place(&table, parents)
+            .map_err(|error| Unavailable::Unplaceable(layer.diff_id, error))?;
+        let path = self.own.join(&name);
+        write_beside(&path, |out| placed.write(out).map_err(io::Error::other))
+            .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
+        let opened = open_tree(&path, layer.chain_id)
+            .map_err(|error| Unavailable::Tree(layer.chain_id, error))?;
+        opened.ok_or_else(|| Unavailable::Store(self.own.clone(), io::ErrorKind::NotFound.into()))
+    }
+
+    fn table(&self, layer: &Layer, open_blob: OpenBlob<'_>) -> Result<FileTable, Unavailable> {
+        let name = format!("tables/{}.table", layer.diff_id.0.encoded());
+        for folder in self.folders() {
+            match read_table(&folder.join(&name), layer.diff_id) {
+                Ok(Some(table)) => return Ok(table),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(file = %name, %error, "Table is damaged and made anew.");
+                }
+            }
+        }
+        let unreadable = |error| Unavailable::BlobUnreadable(layer.blob, error);
+        let blob = open_blob(layer.blob)
+            .map_err(unreadable)?
+            .ok_or(Unavailable::BlobAbsent(layer.blob))?;
+        let asked = Asked::of(layer, &blob).map_err(unreadable)?;
+        if let Some(error) = self.refused.of(&asked) {
+            return Err(Unavailable::Refused(layer.blob, error));
+        }
+        let table = FileTable::build(blob, layer.blob, layer.diff_id, &self.limits)
+            .map_err(|error| Unavailable::Refused(layer.blob, self.refused.put(asked, error)))?;
+        write_beside(&self.own.join(&name), |out| out.write_all(table.encoded()))
+            .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
+        Ok(table)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.own.as_path()).chain(self.shared.as_deref())
+    }
+}
+
+/// Slots of trees that nobody holds are dropped from here on.
+const FORGET_ABOVE: usize = 4096;
+
+/// A table file larger than this was not written by us: [`Limits`] bound what goes into one.
+const MAX_TABLE_BYTES: u64 = 4 << 30;
+
+/// The tree in a file; `None` when there is no file.
+fn open_tree(path: &Path, chain_id: ChainId) -> Result<Option<ExpectedTree>, TreeError> {
+    match File::open(path) {
+        Ok(file) => ExpectedTree::open(OnDisk(file), chain_id).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why a table file is not used.
+#[derive(Debug, thiserror::Error)]
+enum TableFileError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Damage(#[from] Damage),
+    #[error("it is the table of another layer")]
+    OtherLayer,
+}
+
+/// The table in a file; `None` when there is no file.
+fn read_table(path: &Path, diff_id: DiffId) -> Result<Option<FileTable>, TableFileError> {
+    let bytes = match capped::read_file(path, MAX_TABLE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let table = FileTable::decode(bytes)?;
+    if table.diff_id() == diff_id {
+        Ok(Some(table))
+    } else {
+        Err(TableFileError::OtherLayer)
+    }
+}

@@ -1,0 +1,428 @@
+//! The scan of a container's upper directory: what it changed of its image. It walks the upper directory
+//! alone, so its cost grows with the drift and not with the image, and it reads what it finds there as the
+//! kernel's overlay does.
+//!
+//! An entry whose state is as at the last scan costs one look-up in `known.rs`; all else is observed, compared
+//! with the expected tree and judged by content. What whiteouts, opaque directories and files in place of
+//! directories hide is counted as removed. Long because the questions about one entry, and
+//! their order, are one story.
+
+use holdfast_core::drift::class::{classify, is_volatile_unless_it_runs, judge};
+use holdfast_core::drift::compare::compare;
+use holdfast_core::drift::{Change, ChangeKind, Class};
+use holdfast_core::layer::{Entry, MergedTree, Node, TreeError};
+use holdfast_core::overlay::{Meaning, Stubs, XattrPrefix, meaning};
+use rustix::fs::{FileType, Statx};
+
+use super::hidden::{Hidden, removed};
+use super::known::{Key, Known};
+use super::observe::{Depth, Observed};
+use super::open::{self, Pinned, file_type};
+use super::walk::{At, Next, Visitor, walk};
+use super::{Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, follow, genuine};
+
+/// Changes of one path that are remembered; a whiteout over a large directory is worked out each time.
+const MAX_REMEMBERED: usize = 16;
+
+// What is remembered about an entry besides its changes.
+const HOLDS_XATTR_WHITEOUTS: u8 = 1;
+const IS_OPAQUE: u8 = 2;
+const IS_WHITEOUT: u8 = 4;
+
+/// One container's upper directory and what it lies on.
+#[derive(Clone, Copy, Debug)]
+pub struct Upper<'a> {
+    /// The upper directory.
+    pub root: &'a Root,
+    /// What the image shows.
+    pub tree: &'a MergedTree,
+    /// The unpacked layers, top layer first: only account files are read there, and believed by digest.
+    pub lowers: &'a [Root],
+    /// What the runtime makes for its mounts.
+    pub stubs: &'a Stubs,
+    /// Which attributes the mount believes.
+    pub prefix: XattrPrefix,
+}
+
+/// The scans of one container, with what they remember. A new one for another tree or directory.
+#[derive(Debug, Default)]
+pub struct UpperScan {
+    known: Known,
+}
+
+impl UpperScan {
+    /// Scans once.
+    pub fn scan(
+        &mut self,
+        upper: &Upper<'_>,
+        observer: &mut Observer,
+        pass: Pass<'_>,
+    ) -> Result<ScanOutcome, ScanError> {
+        self.known.begin(pass.now);
+        observer.bytes_hashed = 0;
+        let mut buffers = std::mem::take(&mut observer.walk);
+        let mut visit = Visit {
+            upper,
+            observer,
+            pass,
+            known: &mut self.known,
+            outcome: ScanOutcome::default(),
+            hidden: None,
+            is_given_up: false,
+        };
+        let inherited = visit.root_holds_xattr_whiteouts();
+        let walked = walk(upper.root, inherited, &mut buffers, pass, &mut visit);
+        let finished = walked.and_then(|entries| {
+            visit.outcome.entries = entries;
+            visit.leave_hidden()
+        });
+        let Visit {
+            outcome,
+            observer,
+            known,
+            ..
+        } = visit;
+        observer.walk = buffers;
+        finished?;
+        known.end();
+        Ok(ScanOutcome {
+            changes: outcome.changes.finished(),
+            bytes_hashed: observer.bytes_hashed,
+            ..outcome
+        })
+    }
+}
+
+struct Visit<'a> {
+    upper: &'a Upper<'a>,
+    observer: &'a mut Observer,
+    pass: Pass<'a>,
+    known: &'a mut Known,
+    outcome: ScanOutcome,
+    /// The opaque directory that is being walked, and what the image has below it.
+    hidden: Option<Hidden<'a>>,
+    is_given_up: bool,
+}
+
+/// What a look at one entry gave.
+#[derive(Default)]
+struct Found {
+    changes: Vec<Change>,
+    inherited: u8,
+    /// Whether too much would have to be remembered.
+    is_large: bool,
+}
+
+enum Failure {
+    Unread(Unread),
+    Tree(TreeError),
+}
+
+impl From<Unread> for Failure {
+    fn from(reason: Unread) -> Self {
+        Self::Unread(reason)
+    }
+}
+
+impl From<TreeError> for Failure {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(error)
+    }
+}
+
+impl Visitor for Visit<'_> {
+    type Error = ScanError;
+
+    fn visit(&mut self, at: &At<'_>) -> Result<Next, ScanError> {
+        self.leave_hidden_before(at.path)?;
+        let key = self.known.key(at.path, at.stat, self.context(at));
+        let mut inherited = None;
+        if self.pass.rehash == Rehash::Due
+            && let Some((judged, changes)) = self.known.judged(key)
+        {
+            inherited = Some(judged.inherited);
+            for change in changes {
+                self.outcome.changes.push(change.clone());
+            }
+        }
+        let inherited = match inherited {
+            Some(inherited) => inherited,
+            None => self.look_anew(at)?,
+        };
+        self.account_for_hidden(at.path, inherited)?;
+        if file_type(at.stat) != FileType::Directory {
+            return Ok(Next::Past);
+        }
+        if inherited & IS_OPAQUE != 0 && self.hidden.is_none() {
+            self.hidden = Some(Hidden::below(self.upper.tree, at.path)?);
+        }
+        Ok(Next::Below(inherited))
+    }
+
+    fn unread(&mut self, path: &[u8], reason: Unread) {
+        if matches!(reason, Unread::Deadline | Unread::Entries) || path.is_empty() {
+            self.is_given_up = true;
+        }
+        if let Some(hidden) = &mut self.hidden {
+            hidden.unread(path);
+        }
+        // Services write to volatile places all the time; elsewhere a file that nobody can read twice the
+        // same is one that nobody vouches for.
+        if reason != Unread::Changing || !is_volatile_unless_it_runs(path) {
+            self.outcome.unverifiable.push(path, reason);
+        }
+    }
+}
+
+impl Visit<'_> {
+    fn root_holds_xattr_whiteouts(&mut self) -> u8 {
+        let observed = self.upper.root.pin(b"").and_then(|root| match root {
+            Some(pinned) => self.observe(&pinned, Depth::Whole).map(Some),
+            None => Ok(None),
+        });
+        match observed {
+            Ok(Some((observed, _))) => inherited_of(self.meaning(&observed, 0)),
+            // The walk will not get in either, and says so.
+            Ok(None) | Err(_) => 0,
+        }
+    }
+
+    /// What a judgement depends on besides the entry: its directory may be made opaque from the host
+    /// without the entry changing.
+    fn context(&self, at: &At<'_>) -> u8 {
+        (at.inherited & HOLDS_XATTR_WHITEOUTS) << 1 | u8::from(self.hidden.is_some())
+    }
+
+    /// Observes and judges an entry, and remembers it.
+    fn look_anew(&mut self, at: &At<'_>) -> Result<u8, ScanError> {
+        let pinned = match open::pin(at.directory, at.name.to_bytes()) {
+            Ok(Some(pinned)) => pinned,
+            Ok(None) => return Ok(0), // gone since its name was read
+            Err(reason) => {
+                self.unread(at.path, reason);
+                return Ok(0);
+            }
+        };
+        match self.look(at, &pinned) {
+            Ok((found, stat)) => {
+                let key = self.known.key(at.path, &stat, self.context(at));
+                self.remember(key, &stat, &found);
+                for change in found.changes {
+                    self.outcome.changes.push(change);
+                }
+                Ok(found.inherited)
+            }
+            Err(Failure::Unread(reason)) => {
+                self.unread(at.path, reason);
+                Ok(0)
+            }
+            Err(Failure::Tree(error)) => Err(error.into()),
+        }
+    }
+
+    fn remember(&mut self, key: Key, stat: &Statx, found: &Found) {
+        if !found.is_large && found.changes.len() <= MAX_REMEMBERED {
+            self.known
+                .remember(key, stat, found.inherited, &found.changes);
+        }
+    }
+
+    fn look(&mut self, at: &At<'_>, pinned: &Pinned) -> Result<(Found, Statx), Failure> {
+        let path = at.path;
+        let expected = self.upper.tree.lookup(path)?.map(|(_, entry)| entry);
+        if let Some(stat) = self.is_harmless(at, expected.as_ref(), pinned)? {
+            return Ok((Found::default(), stat));
+        }
+        let (observed, stat) = self.observe(pinned, Depth::Whole)?;
+        let meaning = self.meaning(&observed, at.inherited);
+        let mut found = Found {
+            inherited: inherited_of(meaning),
+            ..Found::default()
+        };
+        let actual = &observed.entry;
+        match meaning {
+            // What an opaque directory hides is counted as a whole.
+            Meaning::Whiteout if self.hidden.is_some() => {}
+            Meaning::Whiteout => self.remove(path, expected, &mut found)?,
+            Meaning::Redirected => found.changes.extend(judge(
+                path,
+                ChangeKind::Redirected,
+                expected.as_ref(),
+                Some(actual),
+                &[],
+            )),
+            Meaning::Ordinary | Meaning::Opaque | Meaning::HoldsXattrWhiteouts => {
+                let change = self.compare(path, expected.as_ref(), actual, pinned)?;
+                found.changes.extend(change);
+                let hides = expected.is_some_and(|expected| expected.node.is_directory())
+                    && !actual.node.is_directory();
+                if hides && self.hidden.is_none() {
+                    self.remove_below(path, &mut found)?;
+                }
+            }
+        }
+        Ok((found, stat))
+    }
+
+    fn observe(&mut self, pinned: &Pinned, depth: Depth) -> Result<(Observed, Statx), Unread> {
+        self.observer
+            .observe(pinned, depth, self.upper.prefix, self.pass.is_over)
+    }
+
+    fn meaning(&self, observed: &Observed, inherited: u8) -> Meaning {
+        let parent = if inherited & HOLDS_XATTR_WHITEOUTS == 0 {
+            Meaning::Ordinary
+        } else {
+            Meaning::HoldsXattrWhiteouts
+        };
+        meaning(
+            &observed.entry.node,
+            &observed.overlay_xattrs,
+            self.upper.prefix,
+            parent,
+        )
+    }
+
+    /// Whether a file in a volatile place is one that can do nothing, by its first bytes: then its content is
+    /// not hashed, however long the log and however fast it grows.
+    fn is_harmless(
+        &mut self,
+        at: &At<'_>,
+        expected: Option<&Entry>,
+        pinned: &Pinned,
+    ) -> Result<Option<Statx>, Unread> {
+        let may_be = pinned.file_type() == FileType::RegularFile
+            && pinned.stat.stx_size > 0
+            && is_volatile_unless_it_runs(at.path)
+            && expected.is_none_or(|expected| classify(at.path, expected) == Class::Volatile);
+        if !may_be {
+            return Ok(None);
+        }
+        let (observed, stat) = self.observe(pinned, Depth::Head)?;
+        let actual = Some(&observed.entry);
+        let is_harmless = self.meaning(&observed, at.inherited) == Meaning::Ordinary
+            && judge(at.path, ChangeKind::Added, None, actual, &[]).is_none();
+        Ok(is_harmless.then_some(stat))
+    }
+
+    /// What happened at a path where something is.
+    fn compare(
+        &mut self,
+        path: &[u8],
+        expected: Option<&Entry>,
+        actual: &Entry,
+        pinned: &Pinned,
+    ) -> Result<Option<Change>, Failure> {
+        let Some(kind) = compare(path, expected, Some(actual)) else {
+            return Ok(None);
+        };
+        if expected.is_none() && self.upper.stubs.is_stub(path, actual) {
+            return Ok(None);
+        }
+        let mut lent = Vec::new();
+        if let Some(expected) = expected {
+            lent.extend(self.class_before(path, kind, expected)?);
+        }
+        if matches!(actual.node, Node::Symlink { .. }) && kind != ChangeKind::Metadata {
+            let Self {
+                upper,
+                observer,
+                pass,
+                ..
+            } = self;
+            lent.extend(follow::class_after(upper, observer, *pass, path, actual)?);
+        }
+        let Some(mut change) = judge(path, kind, expected, Some(actual), &lent) else {
+            return Ok(None);
+        };
+        genuine::opine(self.upper, pinned, &mut change)?;
+        Ok(Some(change))
+    }
+
+    /// What a link, or a directory that gave way to something else, lends to the change.
+    fn class_before(
+        &self,
+        path: &[u8],
+        kind: ChangeKind,
+        expected: &Entry,
+    ) -> Result<Option<Class>, TreeError> {
+        match expected.node {
+            Node::Symlink { .. } => follow::class_before(self.upper.tree, path, expected),
+            Node::Directory { .. } if kind == ChangeKind::Modified => {
+                follow::class_below(self.upper.tree, path)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A whiteout: its path and everything below is gone.
+    fn remove(
+        &mut self,
+        path: &[u8],
+        expected: Option<Entry>,
+        found: &mut Found,
+    ) -> Result<(), Failure> {
+        let Some(expected) = expected else {
+            return Ok(()); // over nothing
+        };
+        found
+            .changes
+            .extend(removed(self.upper.tree, path, &expected)?);
+        if expected.node.is_directory() {
+            self.remove_below(path, found)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that the image has below `path` is gone.
+    fn remove_below(&mut self, path: &[u8], found: &mut Found) -> Result<(), Failure> {
+        for below in self.upper.tree.below(path)? {
+            let below = below?;
+            let Some(change) = removed(self.upper.tree, &below.path, &below.entry)? else {
+                continue;
+            };
+            if found.changes.len() < MAX_REMEMBERED {
+                found.changes.push(change);
+            } else {
+                found.is_large = true;
+                self.outcome.changes.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry below an opaque directory puts its path back, unless it is a whiteout.
+    fn account_for_hidden(&mut self, path: &[u8], inherited: u8) -> Result<(), ScanError> {
+        let changes = &mut self.outcome.changes;
+        match &mut self.hidden {
+            None => Ok(()),
+            Some(hidden) if inherited & IS_WHITEOUT == 0 => hidden.put_back(path, changes),
+            Some(hidden) => hidden.keep_removed(path, changes),
+        }
+    }
+
+    fn leave_hidden_before(&mut self, path: &[u8]) -> Result<(), ScanError> {
+        match &self.hidden {
+            Some(hidden) if hidden.is_left_at(path) => self.leave_hidden(),
+            _ => Ok(()),
+        }
+    }
+
+    /// What an opaque directory hides and nobody put back is removed. Not after a walk that was given up:
+    /// then nobody knows what would have come.
+    fn leave_hidden(&mut self) -> Result<(), ScanError> {
+        match self.hidden.take().filter(|_| !self.is_given_up) {
+            Some(hidden) => hidden.leave(&mut self.outcome.changes),
+            None => Ok(()),
+        }
+    }
+}
+
+fn inherited_of(meaning: Meaning) -> u8 {
+    match meaning {
+        Meaning::Whiteout => IS_WHITEOUT,
+        Meaning::Opaque => IS_OPAQUE,
+        Meaning::HoldsXattrWhiteouts => HOLDS_XATTR_WHITEOUTS,
+        Meaning::Ordinary | Meaning::Redirected => 0,
+    }
+}
