@@ -1,1 +1,431 @@
-//! Placeholder.
+//! The agent: is what runs on this node, byte for byte, what was signed?
+//!
+//! ```text
+//!  containerd events ─┐
+//!  list of tasks ─────┼─▶ reconcile ──▶ inspect one container ──▶ ledger ─┬─▶ sink   ─▶ JSON lines
+//!  timer ─────────────┘   (main loop)    identify, digests,     (places    └─▶ uplink ─▶ collector
+//!                                        signature, files,       + spool)
+//!                                        layers
+//! ```
+//! One event's way: `runtime/events.rs` → `reconcile.rs` → `inspect.rs` → `report/ledger.rs` → `report/uplink.rs`.
+//! One check's way: `inspect.rs` names the five steps; files are compared in `inspect/content.rs` with the trees of
+//! `files/tables.rs` by the scans of `files/upper.rs` and `files/lower.rs`; what a difference means is decided in `core`.
+//!
+//! Four invariants:
+//! 1. A check that could not be done is a finding, never silence and never a pass.
+//! 2. After any gap in events everything is listed again; events only make it faster.
+//! 3. Nothing that a container can influence is read without a limit, followed out of its root, or logged
+//!    without a rate limit.
+//! 4. A finding is forgotten only when the collector has confirmed it, or when a counter says that it was dropped.
+//!
+//! Long because this is the one place that joins the parts, each in a function of its own.
+
+pub mod cli;
+pub mod config;
+pub mod files;
+pub mod inspect;
+pub mod link;
+pub mod reconcile;
+pub mod report;
+pub mod runtime;
+pub mod state;
+pub mod telemetry;
+pub mod trust;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use holdfast_core::container::ContainerKey;
+use holdfast_daemon::admin::{self, Admin};
+use holdfast_daemon::readiness::Readiness;
+use holdfast_daemon::service_manager;
+use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError, stopped};
+use holdfast_daemon::tls::{Reloading, TlsFiles, peer_node};
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::files::keep::Keep;
+use crate::files::tables::Tables;
+use crate::inspect::{Content, Inspector, Shared};
+use crate::link::{CollectorAddress, TlsSource};
+use crate::reconcile::{Parts, Reconcile};
+use crate::report::{
+    Bounds, Consumers, Ledger, LedgerError, Pace, Sink, Uplink, UplinkState, Vitals,
+};
+use crate::runtime::containerd::{Containerd, Timing};
+use crate::runtime::sockets;
+use crate::telemetry::Metrics;
+use crate::trust::{Trust, TrustError};
+
+/// Events that wait for the main loop; more and it lists again.
+const EVENT_QUEUE: usize = 4096;
+
+/// How often the numbers of spool and uplink are brought up to date.
+const VITALS: Duration = Duration::from_secs(1);
+
+/// Why the agent does not start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A policy is refused.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A value of the configuration cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// The state folder cannot be used.
+    #[error("state folder {0}: {1}")]
+    State(PathBuf, #[source] std::io::Error),
+    /// The ledger cannot be used.
+    #[error("ledger: {0}")]
+    Ledger(#[from] LedgerError),
+    /// The admin endpoint cannot be bound.
+    #[error("admin endpoint: {0}")]
+    Admin(#[from] admin::BindError),
+    /// A task has ended.
+    #[error(transparent)]
+    Task(#[from] SupervisorError),
+}
+
+/// Watches this node until stopped.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let node = node_name(&config)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new(&reconcile::CONDITIONS);
+    let mut supervisor = Supervisor::new();
+    let admin = Admin::bind(config.admin.listen).await?;
+    tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
+
+    let shared = Arc::new(shared(&config, node, metrics.clone())?);
+    let (ledger, writer) = open_ledger(&config)?;
+    let vitals = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
+    let known = ledger.known().await?;
+    let remembered = known
+        .into_iter()
+        .filter_map(|known| Some((known.about.container.key(), known.identity?)));
+    let watching = Watching {
+        ledger: ledger.clone(),
+        readiness: readiness.clone(),
+        remembered: remembered.collect(),
+    };
+    start_watching(&config, &shared, watching, &mut supervisor);
+
+    let stop = supervisor.stop();
+    supervisor.spawn("policies", Arc::clone(&shared).watch_policies(stop.clone()));
+    let publisher = Publisher {
+        ledger: ledger.clone(),
+        readiness: readiness.clone(),
+        metrics,
+        vitals,
+    };
+    supervisor.spawn("vitals", publisher.run(stop.clone()));
+    supervisor.spawn(
+        "admin",
+        admin.serve(admin::router(registry, readiness), stop),
+    );
+    drop(ledger);
+    let ended = supervisor.run().await;
+    // The writer ends when the last handle is gone; then the file is closed cleanly.
+    let _joined = tokio::task::spawn_blocking(move || writer.join()).await;
+    Ok(ended?)
+}
+
+/// Places and spool, with the thread that writes them.
+fn open_ledger(config: &Config) -> Result<(Ledger, JoinHandle<()>), LedgerError> {
+    let consumers = Consumers {
+        collector: config.report.collector.is_some(),
+        sink: config.report.file.is_some(),
+    };
+    let bounds = Bounds {
+        spool_bytes: config.report.spool_bytes.get(),
+    };
+    let (ledger, opened) = Ledger::open(&config.state.directory, bounds, consumers)?;
+    if let Some(damaged) = &opened.set_aside {
+        tracing::error!(file = %damaged.display(), "The ledger was damaged and is set aside.");
+    }
+    Ok((ledger, opened.writer))
+}
+
+/// What the looks need, whoever asks for them.
+fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, AgentError> {
+    let state = &config.state.directory;
+    let failed = |error| AgentError::State(state.clone(), error);
+    make_private(state).map_err(failed)?;
+    Ok(Shared {
+        node,
+        content: Arc::new(Content::new(Tables::new(state, None).map_err(failed)?)),
+        keep: Keep::new(state).map_err(failed)?,
+        trust: Trust::load(&config.trust)?,
+        metrics,
+        expected_namespaces: config.containerd.expected_namespaces.clone(),
+        deadline: config.scan.look_deadline.get(),
+    })
+}
+
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// Sink and uplink. Gives where the uplink's vital signs are put, and its state.
+fn start_reporting(
+    config: &Config,
+    ledger: &Ledger,
+    metrics: &Metrics,
+    supervisor: &mut Supervisor,
+) -> Result<watch::Sender<Vitals>, AgentError> {
+    let stop = supervisor.stop();
+    if let Some(path) = &config.report.file {
+        let (sink, _state) = Sink::new(ledger.clone(), path.clone());
+        supervisor.spawn("sink", sink.run(stop.clone()));
+    }
+    let (vitals, seen) = watch::channel(Vitals::default());
+    if let Some(collector) = &config.report.collector {
+        let address = CollectorAddress::new(&collector.address, collector.server_name.as_deref());
+        let address = address.map_err(|error| AgentError::Config(error.to_string()))?;
+        let (tls, watch) = Reloading::client(tls_files(collector))
+            .map_err(|error| AgentError::Config(error.to_string()))?;
+        supervisor.spawn("certificates", watch.run(stop.clone()));
+        let source: TlsSource = Arc::new(move || tls.current());
+        let channel = link::channel(&address, source)
+            .map_err(|error| AgentError::Config(error.to_string()))?;
+        let pace = Pace {
+            heartbeat: config.report.heartbeat.get(),
+            ..Pace::default()
+        };
+        let (uplink, state) = Uplink::new(ledger.clone(), channel, seen, pace, now);
+        supervisor.spawn("uplink", uplink.run(stop.clone()));
+        supervisor.spawn(
+            "uplink-metrics",
+            publish_uplink(state, metrics.clone(), stop),
+        );
+    }
+    Ok(vitals)
+}
+
+fn tls_files(collector: &config::Collector) -> TlsFiles {
+    let config::Collector {
+        certificate,
+        key,
+        ca,
+        ..
+    } = collector.clone();
+    TlsFiles {
+        certificate,
+        key,
+        ca,
+    }
+}
+
+/// What the main loop needs besides configuration and looks.
+struct Watching {
+    ledger: Ledger,
+    readiness: Readiness,
+    remembered: HashMap<ContainerKey, Vec<u8>>,
+}
+
+/// The runtimes' event streams and the main loop.
+fn start_watching(
+    config: &Config,
+    shared: &Arc<Shared>,
+    watching: Watching,
+    supervisor: &mut Supervisor,
+) {
+    let timing = Timing {
+        deadline: config.containerd.call_deadline.get(),
+        ..Timing::default()
+    };
+    let (events_in, events) = mpsc::channel(EVENT_QUEUE);
+    let mut runtimes = Vec::new();
+    for (index, socket) in sockets_of(&config.containerd.sockets)
+        .into_iter()
+        .enumerate()
+    {
+        let runtime = Arc::new(Containerd::new(socket.clone(), timing));
+        let (name, events_in) = (socket.display().to_string(), events_in.clone());
+        let inspector = Arc::new(Inspector::new(Arc::clone(&runtime), Arc::clone(shared)));
+        supervisor.spawn(
+            "events",
+            forward(Arc::clone(&runtime), index, events_in, supervisor.stop()),
+        );
+        runtimes.push(reconcile::Watching {
+            name,
+            runtime,
+            inspector,
+        });
+    }
+    let parts = Parts {
+        runtimes,
+        shared: Arc::clone(shared),
+        ledger: watching.ledger,
+        readiness: watching.readiness,
+        scan: config.scan.clone(),
+        full_report_interval: config.report.full_report_interval.get(),
+        remembered: watching.remembered,
+    };
+    let reconcile = Reconcile::new(parts);
+    supervisor.spawn(
+        "reconcile",
+        forever(reconcile.run(events, supervisor.stop())),
+    );
+}
+
+/// The sockets that are configured, else those that exist.
+pub fn sockets_of(configured: &[PathBuf]) -> Vec<PathBuf> {
+    if configured.is_empty() {
+        sockets::discover(Path::new("/")).containerd
+    } else {
+        configured.to_vec()
+    }
+}
+
+async fn forward(
+    runtime: Arc<Containerd>,
+    index: usize,
+    events: mpsc::Sender<(usize, runtime::events::Event)>,
+    mut stop: Stop,
+) -> Result<(), Infallible> {
+    use crate::runtime::Runtime as _;
+    let (own_in, mut own) = mpsc::channel(EVENT_QUEUE);
+    let passing_on = async {
+        while let Some(event) = own.recv().await {
+            if events.send((index, event)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = stopped(&mut stop) => {}
+        () = runtime.watch(own_in) => {}
+        () = passing_on => {}
+    }
+    Ok(())
+}
+
+async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
+}
+
+async fn publish_uplink(
+    mut state: watch::Receiver<UplinkState>,
+    metrics: Metrics,
+    mut stop: Stop,
+) -> Result<(), Infallible> {
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return Ok(()),
+            changed = state.changed() => if changed.is_err() { return Ok(()) },
+        }
+        if let Some(confirmed) = state.borrow_and_update().last_confirmed {
+            metrics
+                .last_confirmed
+                .set(confirmed.as_duration().as_secs_f64());
+        }
+    }
+}
+
+/// Keeps what heartbeats, `/metrics` and the service manager say current.
+#[derive(Debug)]
+struct Publisher {
+    ledger: Ledger,
+    readiness: Readiness,
+    metrics: Metrics,
+    vitals: watch::Sender<Vitals>,
+}
+
+impl Publisher {
+    async fn run(self, mut stop: Stop) -> Result<(), Infallible> {
+        let mut tick = tokio::time::interval(VITALS);
+        let mut is_announced = false;
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => return Ok(()),
+                _ = tick.tick() => self.publish(&mut is_announced),
+            }
+        }
+    }
+
+    fn publish(&self, is_announced: &mut bool) {
+        let stats = self.ledger.stats();
+        let stats = stats.borrow();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.metrics.spool_records.set(gauge(stats.records));
+        self.metrics.spool_bytes.set(gauge(stats.bytes));
+        self.metrics.spool_dropped.set(gauge(stats.dropped));
+        let not_ready = self.readiness.reasons().join("; ");
+        self.metrics.ready.set(i64::from(not_ready.is_empty()));
+        let containers = self.metrics.containers.get();
+        let sentence = if not_ready.is_empty() {
+            format!("watching {containers} containers")
+        } else {
+            format!("not ready: {not_ready}")
+        };
+        if not_ready.is_empty() && !*is_announced {
+            *is_announced = true;
+            service_manager::ready(&sentence);
+            tracing::info!(containers, "Agent is ready.");
+        }
+        let vitals = Vitals {
+            containers: u32::try_from(containers).unwrap_or(u32::MAX),
+            not_ready,
+        };
+        self.vitals.send_if_modified(|before| {
+            let is_new = *before != vitals;
+            if is_new {
+                service_manager::status(&sentence);
+                *before = vitals;
+            }
+            is_new
+        });
+    }
+}
+
+/// The node's name: configured, or the host's. The certificate's name must be the same.
+fn node_name(config: &Config) -> Result<String, AgentError> {
+    let host = || {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let name = config.node_name.clone().unwrap_or_else(host);
+    let Some(collector) = &config.report.collector else {
+        return Ok(name);
+    };
+    let file = collector.certificate.display();
+    let refuse = |error: &dyn std::error::Error| AgentError::Config(format!("{file}: {error}"));
+    let certificate =
+        CertificateDer::from_pem_file(&collector.certificate).map_err(|error| refuse(&error))?;
+    let holder = peer_node(&certificate).map_err(|error| refuse(&error))?;
+    if holder == name {
+        return Ok(name);
+    }
+    Err(AgentError::Config(format!(
+        "{file} is the certificate of node {holder:?}, the node's name is {name:?}"
+    )))
+}
+
+/// The clock, as documents carry it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge of the program; everything below gets the time handed in"
+)]
+pub fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+}

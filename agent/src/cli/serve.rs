@@ -1,0 +1,90 @@
+//! `run` and `config check`: the long-running agent and what it would refuse.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use holdfast_core::trust::PolicySet;
+use holdfast_daemon::{fail_point, logging};
+use tokio::runtime::Builder;
+
+use super::{Exit, complain};
+use crate::config::Config;
+use crate::trust::Trust;
+use crate::{AgentError, TrustError};
+
+/// Threads that wait for disks: looks, compares, and a few that hang.
+const BLOCKING_THREADS: usize = 16;
+
+pub(super) fn run(file: &Path) -> Exit {
+    let config: Config = match holdfast_daemon::config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return Exit::Refused;
+        }
+    };
+    if let Err(error) = logging::init(&config.log.filter) {
+        complain(&error);
+        return Exit::Refused;
+    }
+    fail_point::arm();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(crate::run(config)),
+        Err(error) => {
+            complain(&error);
+            return Exit::Failure;
+        }
+    };
+    match ended {
+        Ok(()) => Exit::Clean,
+        Err(error) => {
+            tracing::error!(%error, "Agent stopped.");
+            complain(&error);
+            match error {
+                AgentError::Trust(_) | AgentError::Config(_) => Exit::Refused,
+                AgentError::State(..)
+                | AgentError::Ledger(_)
+                | AgentError::Admin(_)
+                | AgentError::Task(_) => Exit::Failure,
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the terminal is this command's interface"
+)]
+pub(super) fn check_config(file: &Path) -> Exit {
+    let config: Config = match holdfast_daemon::config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return Exit::Refused;
+        }
+    };
+    let policies: Result<usize, TrustError> = Trust::load(&config.trust).map(|trust| {
+        let policies = trust.policies();
+        let set: &PolicySet = &Arc::clone(&policies).set;
+        set.len()
+    });
+    match policies {
+        Ok(count) => {
+            println!(
+                "{}: ok, {count} policies in {}",
+                file.display(),
+                config.trust.policy_directory.display()
+            );
+            Exit::Clean
+        }
+        Err(error) => {
+            complain(&error);
+            Exit::Refused
+        }
+    }
+}

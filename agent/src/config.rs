@@ -1,0 +1,265 @@
+//! The whole configuration of the agent as types: `/etc/holdfast/agent.toml`.
+//!
+//! Unknown keys are refused; every default stands here and nowhere else.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Where the file is looked for.
+pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
+
+/// Where the agent keeps what survives a restart.
+pub const DEFAULT_STATE: &str = "/var/lib/holdfast/agent";
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// The node's name; the host name when it is not given.
+    pub node_name: Option<String>,
+    /// State that survives a restart.
+    pub state: State,
+    /// The container runtime.
+    pub containerd: Containerd,
+    /// How often what is looked at.
+    pub scan: Scan,
+    /// Whose signatures count.
+    pub trust: Trust,
+    /// Where findings go.
+    pub report: Report,
+    /// The admin endpoint.
+    pub admin: Admin,
+    /// Logging.
+    pub log: Log,
+}
+
+/// State that survives a restart.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct State {
+    /// The folder; made when it is missing.
+    pub directory: PathBuf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from(DEFAULT_STATE),
+        }
+    }
+}
+
+/// The container runtime.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Containerd {
+    /// Sockets; empty means those that exist of the usual ones.
+    pub sockets: Vec<PathBuf>,
+    /// Containers of another containerd namespace are watched all the same, and are a finding.
+    pub expected_namespaces: Vec<String>,
+    /// How long one call may take.
+    pub call_deadline: Interval,
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self {
+            sockets: Vec::new(),
+            expected_namespaces: ["k8s.io", "moby", "default"].map(str::to_owned).to_vec(),
+            call_deadline: Interval::seconds(10),
+        }
+    }
+}
+
+/// How often what is looked at.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Scan {
+    /// The upper directory of every container.
+    pub upper_interval: Interval,
+    /// Every unpacked layer in use, whole.
+    pub lower_interval: Interval,
+    /// The runtime's list of containers, against what the events said.
+    pub list_interval: Interval,
+    /// How long one look at one container may take before it is `unverifiable`.
+    pub look_deadline: Interval,
+}
+
+impl Default for Scan {
+    fn default() -> Self {
+        Self {
+            upper_interval: Interval::seconds(10),
+            lower_interval: Interval::seconds(24 * 3600),
+            list_interval: Interval::seconds(60),
+            look_deadline: Interval::seconds(600),
+        }
+    }
+}
+
+/// Whose signatures count.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Trust {
+    /// Policies (`*.yaml`, `*.yml`); a folder that is missing holds none.
+    pub policy_directory: PathBuf,
+    /// OCI layout folders with signatures, looked through before any registry.
+    pub layouts: Vec<PathBuf>,
+    /// Whether signatures are looked for at the image's registry.
+    pub registry: bool,
+    /// Registries (`HOST:PORT`) that are asked over plain HTTP.
+    pub insecure_registries: Vec<String>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            policy_directory: PathBuf::from("/etc/holdfast/policy.d"),
+            layouts: Vec::new(),
+            registry: true,
+            insecure_registries: Vec::new(),
+        }
+    }
+}
+
+/// Where findings go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Report {
+    /// JSON lines, one a finding.
+    pub file: Option<PathBuf>,
+    /// The collector.
+    pub collector: Option<Collector>,
+    /// What the spool may hold while the collector is away.
+    pub spool_bytes: NonZeroU64,
+    /// How often the agent says that it is alive.
+    pub heartbeat: Interval,
+    /// How often everything that is open is reported again.
+    pub full_report_interval: Interval,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            file: None,
+            collector: None,
+            spool_bytes: NonZeroU64::MIN.saturating_add((256 << 20) - 1),
+            heartbeat: Interval::seconds(15),
+            full_report_interval: Interval::seconds(3600),
+        }
+    }
+}
+
+/// The collector and the certificates for it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Collector {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The name that the collector's certificate must carry; the host of `address` when not given.
+    pub server_name: Option<String>,
+    /// This node's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Who may vouch for the collector, PEM.
+    pub ca: PathBuf,
+}
+
+/// The admin endpoint: `/metrics`, `/livez`, `/readyz`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Admin {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7402)),
+        }
+    }
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, or a filter such as `holdfast_agent=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// A positive length of time, written `10s`, `5m`, `24h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(Duration);
+
+impl Interval {
+    const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// The length.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let refuse = || {
+            let expected = "a positive length of time such as \"10s\", \"5m\" or \"24h\"";
+            serde::de::Error::custom(format!("{text:?} is not {expected}"))
+        };
+        let signed: jiff::SignedDuration = text.parse().map_err(|_jiff| refuse())?;
+        let length = Duration::try_from(signed).map_err(|_negative| refuse())?;
+        if length < Duration::from_millis(100) {
+            return Err(refuse());
+        }
+        Ok(Self(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_configuration() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.scan.upper_interval, Interval::seconds(10));
+        assert_eq!(config.report.spool_bytes.get(), 256 << 20);
+        assert_eq!(config.admin.listen.to_string(), "127.0.0.1:7402");
+    }
+
+    #[test]
+    fn times_have_units_and_are_positive() {
+        let parse =
+            |text: &str| toml::from_str::<Config>(&format!("[scan]\nlower-interval = {text}"));
+        assert_eq!(
+            parse("\"5s\"").unwrap().scan.lower_interval,
+            Interval::seconds(5)
+        );
+        for refused in ["5", "\"5\"", "\"-5s\"", "\"0s\"", "\"soon\""] {
+            assert!(parse(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let error = toml::from_str::<Config>("[scan]\nuper-interval = \"1s\"").unwrap_err();
+        assert!(error.to_string().contains("uper-interval"), "{error}");
+    }
+}

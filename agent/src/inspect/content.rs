@@ -1,0 +1,441 @@
+//! Steps 4 and 5: the files of one container against its expected trees. The comparing blocks, so it runs on
+//! a thread for that, and gives up when nobody waits for it any more.
+//!
+//! Long because both steps share one job on the blocking thread, and what it gives back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use holdfast_core::drift::group::{self, Changes, TamperedLayer};
+use holdfast_core::finding::{Basis, Check, Condition, Severity};
+use holdfast_core::layer::{ExpectedTree, MergedTree, TreeError};
+use holdfast_core::overlay::{Stubs, XattrPrefix};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::memory::layer_keys;
+use super::verdicts::Verdicts;
+use super::witness::Witnesses;
+use super::{Layers, Memory};
+use crate::files::layers::{Compared, LayerKey, LayerResults};
+use crate::files::tables::{Layer, Tables, Unavailable, open_blob_file};
+use crate::files::{
+    MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome, Unverified, Upper, UpperScan, lower,
+};
+use crate::runtime::Roots;
+use crate::runtime::identify::{ExtraKind, Identity};
+use crate::runtime::kernel::KernelError;
+
+/// Paths named in the message about what could not be read.
+const MAX_NAMED: usize = 5;
+
+/// Tables, trees and the results of compares, shared by all looks.
+#[derive(Debug)]
+pub struct Content {
+    tables: Tables,
+    results: LayerResults,
+    /// What each layer in use is compared with.
+    layers: Mutex<HashMap<LayerKey, Expected>>,
+}
+
+/// What one unpacked layer must hold.
+#[derive(Clone, Debug)]
+struct Expected {
+    tree: Weak<ExpectedTree>,
+    prefix: XattrPrefix,
+}
+
+/// What a container's files are compared with.
+#[derive(Debug)]
+pub(super) struct Expectation {
+    /// The image as the container should see it.
+    tree: MergedTree,
+    /// What the runtime makes for its mounts.
+    stubs: Stubs,
+    witnesses: Witnesses,
+}
+
+/// What the blocking part gave back.
+struct Worked {
+    expectation: Option<Arc<Expectation>>,
+    uppers: Vec<UpperScan>,
+    files: Result<Files, Cannot>,
+}
+
+/// What the scans of the upper directories found.
+struct Files {
+    binding: Result<Option<Condition>, KernelError>,
+    outcome: ScanOutcome,
+}
+
+/// Why files could not be compared.
+#[derive(Debug, thiserror::Error)]
+enum Cannot {
+    #[error(transparent)]
+    Table(#[from] Unavailable),
+    #[error("expected tree: {0}")]
+    Tree(#[from] TreeError),
+    #[error("{0}")]
+    Directory(String),
+    #[error("the scan was interrupted by a defect")]
+    Defect,
+}
+
+impl Cannot {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Table(unavailable) => unavailable.reason(),
+            Self::Tree(_) => "tree",
+            Self::Directory(_) => "directory",
+            Self::Defect => "defect",
+        }
+    }
+
+    /// What image or container caused is at least a warning; what the node lacks is not theirs.
+    const fn severity(&self) -> Severity {
+        match self {
+            Self::Table(unavailable) if !unavailable.is_images_fault() => Severity::Info,
+            Self::Table(_) | Self::Tree(_) | Self::Directory(_) | Self::Defect => Severity::Warning,
+        }
+    }
+}
+
+/// Tells the blocking part that nobody waits any more.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Content {
+    /// Compares with what `tables` say.
+    pub fn new(tables: Tables) -> Self {
+        Self {
+            tables,
+            results: LayerResults::default(),
+            layers: Mutex::default(),
+        }
+    }
+
+    /// Steps 4 and 5 of a look.
+    pub(super) async fn check(
+        self: Arc<Self>,
+        memory: &mut Memory,
+        identity: &Arc<Identity>,
+        (roots, layers): (Roots, Layers),
+        verdicts: &mut Verdicts,
+    ) {
+        let started = Instant::now();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        let before = (
+            memory.expectation.take(),
+            std::mem::take(&mut memory.uppers),
+        );
+        let (content, identity_there, now) =
+            (Arc::clone(&self), Arc::clone(identity), verdicts.now());
+        let rehash = if layers == Layers::CompareNow {
+            Rehash::All
+        } else {
+            Rehash::Due
+        };
+        let work = move || {
+            let is_over = || cancelled.load(Ordering::Relaxed);
+            let pass = Pass {
+                now,
+                rehash,
+                max_entries: MAX_ENTRIES,
+                is_over: &is_over,
+            };
+            let worked = content.work(&identity_there, &roots, before, pass);
+            if layers == Layers::CompareNow && worked.expectation.is_some() {
+                content.compare_all(&identity_there, now, &is_over);
+            }
+            worked
+        };
+        let defect = Worked {
+            expectation: None,
+            uppers: Vec::new(),
+            files: Err(Cannot::Defect),
+        };
+        let worked = tokio::task::spawn_blocking(work).await.unwrap_or(defect);
+        memory.expectation = worked.expectation;
+        memory.uppers = worked.uppers;
+        let workload = memory.about("").workload;
+        match worked.files {
+            Ok(files) => report_files(files, workload.as_str(), verdicts),
+            Err(cannot) => {
+                verdicts.not_done(
+                    Check::Files,
+                    cannot.severity(),
+                    cannot.reason(),
+                    cannot.to_string(),
+                );
+                verdicts.not_done(
+                    Check::Layers,
+                    cannot.severity(),
+                    cannot.reason(),
+                    cannot.to_string(),
+                );
+                return;
+            }
+        }
+        verdicts.took(&[Check::Files], started.elapsed());
+        self.report_layers(identity, workload.as_str(), verdicts);
+    }
+
+    /// The blocking part: expected trees, witnesses, the upper directories.
+    fn work(
+        &self,
+        identity: &Identity,
+        roots: &Roots,
+        (expectation, mut uppers): (Option<Arc<Expectation>>, Vec<UpperScan>),
+        pass: Pass<'_>,
+    ) -> Worked {
+        let made = expectation.map_or_else(|| self.expectation(identity, roots).map(Arc::new), Ok);
+        let expectation = match made {
+            Ok(expectation) => expectation,
+            Err(cannot) => {
+                return Worked {
+                    expectation: None,
+                    uppers,
+                    files: Err(cannot),
+                };
+            }
+        };
+        let binding = expectation.witnesses.bind(&expectation.tree, identity);
+        let outcome = scan_uppers(identity, &expectation, &mut uppers, pass);
+        let files = outcome.map(|outcome| Files { binding, outcome });
+        Worked {
+            expectation: Some(expectation),
+            uppers,
+            files,
+        }
+    }
+
+    fn expectation(&self, identity: &Identity, roots: &Roots) -> Result<Expectation, Cannot> {
+        let layer = |layer: &crate::runtime::identify::LayerRef| Layer {
+            diff_id: layer.diff_id,
+            chain_id: layer.chain_id,
+            blob: layer.blob.digest,
+        };
+        let layers: Vec<Layer> = identity.layers.iter().map(layer).collect();
+        let open_blob = |digest| match roots.blob_path(digest) {
+            Some(path) => open_blob_file(&path),
+            None => Ok(None),
+        };
+        let trees = self.tables.stack(&layers, &open_blob)?;
+        self.use_layers(identity, &trees);
+        let witnesses = Witnesses::draw(&trees)?;
+        let shift = identity
+            .extra_uppers
+            .iter()
+            .find_map(|extra| match extra.kind {
+                ExtraKind::Remap { uid, gid } => Some((uid, gid)),
+                ExtraKind::Init | ExtraKind::Other => None,
+            });
+        let (uid, gid) = shift.unwrap_or_default();
+        let tree = MergedTree::new(trees).with_owners_shifted(uid, gid);
+        let targets: Vec<&[u8]> = identity.stubs.iter().map(Vec::as_slice).collect();
+        let stubs = Stubs::of_mounts(&targets, &tree)?;
+        Ok(Expectation {
+            tree,
+            stubs,
+            witnesses,
+        })
+    }
+
+    /// Remembers what each layer is compared with, and forgets layers that nobody holds a tree of.
+    fn use_layers(&self, identity: &Identity, trees: &[Arc<ExpectedTree>]) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.retain(|_, expected| expected.tree.strong_count() > 0);
+        for (key, tree) in layer_keys(identity).into_iter().zip(trees.iter().rev()) {
+            layers.insert(
+                key,
+                Expected {
+                    tree: Arc::downgrade(tree),
+                    prefix: prefix(identity),
+                },
+            );
+        }
+        self.results.retain(|layer| layers.contains_key(layer));
+    }
+
+    fn compare_all(&self, identity: &Identity, now: Timestamp, is_over: &dyn Fn() -> bool) {
+        for layer in layer_keys(identity) {
+            self.compare(&layer, now, is_over);
+        }
+    }
+
+    /// Compares one unpacked layer, whole, and keeps the result. Blocks. False when nobody stands on the
+    /// layer any more, or nobody waits for the answer.
+    pub fn compare(&self, layer: &LayerKey, now: Timestamp, is_over: &dyn Fn() -> bool) -> bool {
+        let expected = {
+            let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers.get(layer).cloned()
+        };
+        let Some((tree, prefix)) =
+            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected.prefix)))
+        else {
+            return false;
+        };
+        let pass = Pass {
+            now,
+            rehash: Rehash::All,
+            max_entries: MAX_ENTRIES,
+            is_over,
+        };
+        let compared = Root::open(&layer.lower)
+            .map_err(|error| error.to_string())
+            .and_then(|root| {
+                let lower = lower::Lower {
+                    root: &root,
+                    tree: &tree,
+                    prefix,
+                };
+                lower::compare(lower, &mut Observer::default(), pass)
+                    .map_err(|error| error.to_string())
+            });
+        if is_over() {
+            return false;
+        }
+        let (changes, unverifiable) = match compared {
+            Ok(outcome) => (
+                outcome.changes,
+                unread(&outcome.unverifiable).map(|(_, message)| message),
+            ),
+            Err(message) => (Changes::default(), Some(message)),
+        };
+        let tampered = TamperedLayer {
+            chain_id: layer.chain_id,
+            diff_id: tree.diff_id(),
+            changes,
+        };
+        self.results.put(
+            layer.clone(),
+            Compared {
+                at: now,
+                tampered,
+                unverifiable,
+            },
+        );
+        true
+    }
+
+    /// What the last compares of its layers found; nothing is said before each was compared once.
+    fn report_layers(&self, identity: &Identity, workload: &str, verdicts: &mut Verdicts) {
+        let Some(results) = self.results.of(&layer_keys(identity)) else {
+            return;
+        };
+        let oldest = results.iter().map(|compared| compared.at).min();
+        let tampered = results
+            .iter()
+            .rev()
+            .map(|compared| compared.tampered.clone())
+            .collect();
+        let conditions = group::layer_conditions(tampered, workload, Some(Basis::LocalBlob));
+        match results
+            .iter()
+            .find_map(|compared| compared.unverifiable.clone())
+        {
+            None => verdicts.done(Check::Layers, Some(Basis::LocalBlob), conditions),
+            Some(message) => {
+                verdicts.partly_done(Check::Layers, Some(Basis::LocalBlob), conditions);
+                verdicts.not_done(Check::Layers, Severity::Warning, "unread", message);
+            }
+        }
+        if let Some(oldest) = oldest {
+            verdicts.at(Check::Layers, oldest);
+        }
+    }
+}
+
+/// Scans every directory that can hide what the layers have.
+fn scan_uppers(
+    identity: &Identity,
+    expectation: &Expectation,
+    scans: &mut Vec<UpperScan>,
+    pass: Pass<'_>,
+) -> Result<ScanOutcome, Cannot> {
+    let open = |path: &std::path::PathBuf| {
+        Root::open(path).map_err(|error| Cannot::Directory(format!("{}: {error}", path.display())))
+    };
+    let lowers = identity
+        .layers
+        .iter()
+        .rev()
+        .map(|layer| open(&layer.lower))
+        .collect::<Result<Vec<_>, _>>()?;
+    let directories = identity.uppers();
+    scans.resize_with(directories.len(), UpperScan::default);
+    let mut observer = Observer::default();
+    let mut all: Option<ScanOutcome> = None;
+    for (directory, scan) in directories.iter().zip(scans) {
+        let root = open(directory)?;
+        let upper = Upper {
+            root: &root,
+            tree: &expectation.tree,
+            lowers: &lowers,
+            stubs: &expectation.stubs,
+            prefix: prefix(identity),
+        };
+        let outcome = scan
+            .scan(&upper, &mut observer, pass)
+            .map_err(|crate::files::ScanError::Tree(error)| error)?;
+        all = Some(match all {
+            None => outcome,
+            Some(before) => before.and(outcome),
+        });
+    }
+    Ok(all.unwrap_or_default())
+}
+
+const fn prefix(identity: &Identity) -> XattrPrefix {
+    if identity.userxattr {
+        XattrPrefix::User
+    } else {
+        XattrPrefix::Trusted
+    }
+}
+
+fn report_files(files: Files, workload: &str, verdicts: &mut Verdicts) {
+    match files.binding {
+        Ok(mismatch) => verdicts.also(Check::Identity, mismatch),
+        Err(error) => verdicts.not_done(
+            Check::Identity,
+            Severity::Info,
+            error.reason(),
+            error.to_string(),
+        ),
+    }
+    let conditions = group::conditions(files.outcome.changes, workload, Some(Basis::LocalBlob));
+    match unread(&files.outcome.unverifiable) {
+        None => verdicts.done(Check::Files, Some(Basis::LocalBlob), conditions),
+        // What was seen counts; what was not seen any more may be behind what could not be read.
+        Some((reason, message)) => {
+            verdicts.partly_done(Check::Files, Some(Basis::LocalBlob), conditions);
+            verdicts.not_done(Check::Files, Severity::Warning, reason, message);
+        }
+    }
+}
+
+/// What could not be read, in one sentence; `None` when everything was.
+fn unread(unverified: &Unverified) -> Option<(&'static str, String)> {
+    let (_, first) = unverified.listed.first()?;
+    let name = |(path, reason): &(Vec<u8>, crate::files::Unread)| {
+        format!("{}: {reason}", holdfast_core::display::path(path))
+    };
+    let named: Vec<String> = unverified.listed.iter().take(MAX_NAMED).map(name).collect();
+    let more = unverified
+        .total
+        .saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
+    Some((first.as_str(), format!("{}{more}", named.join("; "))))
+}

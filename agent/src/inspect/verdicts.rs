@@ -1,0 +1,277 @@
+//! What one look has seen so far, check by check. A check is done, or it is not and says why: there is no
+//! third way to leave it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_core::coverage::{CheckStatus, Outcome};
+use holdfast_core::finding::{Basis, Check, Condition, Detail, Severity, Subject, Unverifiable};
+use holdfast_core::place::Look;
+use jiff::Timestamp;
+
+use crate::runtime::gather::Stop;
+use crate::runtime::identify::Identified;
+
+/// How one check ended.
+#[derive(Debug, Default)]
+struct Ended {
+    is_done: bool,
+    conditions: Vec<Condition>,
+    basis: Option<Basis>,
+    /// Why it could not be done, where no finding of its own says so.
+    reason: Option<String>,
+    took: Option<Duration>,
+    at: Option<Timestamp>,
+}
+
+/// The checks of one look.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    now: Timestamp,
+    checks: BTreeMap<Check, Ended>,
+}
+
+impl Verdicts {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            checks: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// What identification said, now or at the last whole look.
+    pub(super) fn identified(&mut self, identified: &Identified) {
+        for check in [Check::Identity, Check::Digests] {
+            let ended = self.checks.entry(check).or_default();
+            // A failure of this look outweighs what an earlier one could do.
+            ended.is_done = ended.reason.is_none() && identified.done.contains(&check);
+            let own = identified
+                .conditions
+                .iter()
+                .filter(|condition| condition.check == check);
+            ended.conditions.extend(own.cloned());
+        }
+    }
+
+    /// The container could not be identified now.
+    pub(super) fn not_identified(&mut self, stop: &Stop) {
+        let (reason, message) = match stop {
+            Stop::Gone => ("gone", "the container has ended".to_owned()),
+            Stop::Call(error) => (error.reason(), error.to_string()),
+            Stop::ProcessNotVisible => (
+                "process-not-visible",
+                "its process is not in our /proc".to_owned(),
+            ),
+        };
+        self.not_done(Check::Identity, Severity::Info, reason, message);
+        self.checks.entry(Check::Digests).or_default().reason = Some(reason.to_owned());
+    }
+
+    /// Without an identity nothing else can be compared; the finding about the identity says why.
+    pub(super) fn nothing_to_compare(&mut self, checks: &[Check]) {
+        for check in checks {
+            self.checks.entry(*check).or_default().reason = Some("not-identified".to_owned());
+        }
+    }
+
+    /// The look did not end in time: nothing was done.
+    pub(super) fn timed_out(&mut self) {
+        let message = "the look did not end in time".to_owned();
+        self.not_done(Check::Files, Severity::Warning, "deadline", message);
+        self.nothing_to_compare(&[
+            Check::Identity,
+            Check::Digests,
+            Check::Signature,
+            Check::Layers,
+        ]);
+    }
+
+    /// Something more that belongs to a check which was done elsewhere.
+    pub(super) fn also(&mut self, check: Check, condition: Option<Condition>) {
+        self.checks
+            .entry(check)
+            .or_default()
+            .conditions
+            .extend(condition);
+    }
+
+    /// A check was done to its end.
+    pub(super) fn done(&mut self, check: Check, basis: Option<Basis>, conditions: Vec<Condition>) {
+        let ended = self.checks.entry(check).or_default();
+        ended.is_done = true;
+        ended.basis = basis;
+        ended.conditions.extend(conditions);
+    }
+
+    /// When a check was done that was not done in this look.
+    pub(super) fn at(&mut self, check: Check, at: Timestamp) {
+        self.checks.entry(check).or_default().at = Some(at);
+    }
+
+    /// A check saw this, and could not be done to its end.
+    pub(super) fn partly_done(
+        &mut self,
+        check: Check,
+        basis: Option<Basis>,
+        conditions: Vec<Condition>,
+    ) {
+        self.done(check, basis, conditions);
+        self.checks.entry(check).or_default().is_done = false;
+    }
+
+    /// A check could not be done: always a finding.
+    pub(super) fn not_done(
+        &mut self,
+        check: Check,
+        severity: Severity,
+        reason: &str,
+        message: String,
+    ) {
+        let ended = self.checks.entry(check).or_default();
+        ended.is_done = false;
+        ended.reason = Some(reason.to_owned());
+        ended
+            .conditions
+            .push(unverifiable(check, severity, reason, message));
+    }
+
+    pub(super) fn took(&mut self, checks: &[Check], took: Duration) {
+        for check in checks {
+            self.checks.entry(*check).or_default().took = Some(took);
+        }
+    }
+
+    /// For the metrics.
+    pub(super) fn outcomes(&self) -> Vec<(Check, Outcome, Option<Duration>)> {
+        self.checks
+            .iter()
+            .map(|(check, ended)| (*check, ended.outcome(), ended.took))
+            .collect()
+    }
+
+    /// For the ledger and for coverage. The worse of two conditions about the same stays.
+    pub(super) fn into_parts(self) -> (Look, Vec<CheckStatus>) {
+        let now = self.now;
+        let mut look = Look::default();
+        let mut statuses = Vec::new();
+        for (check, ended) in self.checks {
+            statuses.push(CheckStatus {
+                check,
+                outcome: ended.outcome(),
+                severity: ended
+                    .conditions
+                    .iter()
+                    .map(|condition| condition.severity)
+                    .max(),
+                basis: ended.basis,
+                reason: ended.reason(),
+                at: ended.at.unwrap_or(now),
+            });
+            if ended.is_done {
+                look.done.push(check);
+            }
+            look.conditions.extend(ended.conditions);
+        }
+        (look, statuses)
+    }
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome {
+        match (self.is_done, self.conditions.is_empty()) {
+            (false, _) => Outcome::Unverifiable,
+            (true, true) => Outcome::Clean,
+            (true, false) => Outcome::Findings,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        let said = self
+            .conditions
+            .iter()
+            .find_map(|condition| match &condition.detail {
+                Detail::Unverifiable(unverifiable) => Some(unverifiable.reason.clone()),
+                _ => None,
+            });
+        (!self.is_done).then(|| self.reason.clone().or(said))?
+    }
+}
+
+/// The finding about a check that could not be done.
+pub(super) fn unverifiable(
+    check: Check,
+    severity: Severity,
+    reason: &str,
+    message: String,
+) -> Condition {
+    Condition {
+        check,
+        subject: Subject::word(check.as_str()),
+        severity,
+        title: format!("The {check} check could not be done: {reason}"),
+        basis: None,
+        detail: Detail::Unverifiable(Unverifiable {
+            check,
+            reason: reason.to_owned(),
+            message,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_could_not_be_done_is_a_finding_and_resolves_nothing() {
+        let mut verdicts = Verdicts::new(Timestamp::UNIX_EPOCH);
+        verdicts.done(Check::Files, None, Vec::new());
+        verdicts.not_done(
+            Check::Layers,
+            Severity::Info,
+            "blob-absent",
+            "no blob".to_owned(),
+        );
+
+        let (look, statuses) = verdicts.into_parts();
+
+        assert_eq!(look.done, [Check::Files]);
+        assert_eq!(look.conditions.len(), 1);
+        let outcomes: Vec<_> = statuses
+            .iter()
+            .map(|status| (status.outcome, status.reason.as_deref()))
+            .collect();
+        assert_eq!(
+            outcomes,
+            [
+                (Outcome::Clean, None),
+                (Outcome::Unverifiable, Some("blob-absent"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_check_that_depends_on_another_is_not_done_without_a_finding_of_its_own() {
+        let mut verdicts = Verdicts::new(Timestamp::UNIX_EPOCH);
+        verdicts.not_done(
+            Check::Identity,
+            Severity::Info,
+            "shim-silent",
+            "no answer".to_owned(),
+        );
+        verdicts.nothing_to_compare(&[Check::Files]);
+
+        let (look, statuses) = verdicts.into_parts();
+
+        assert_eq!((look.done.len(), look.conditions.len()), (0, 1));
+        assert!(
+            statuses
+                .iter()
+                .all(|status| status.outcome == Outcome::Unverifiable)
+        );
+    }
+}

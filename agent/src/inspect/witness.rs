@@ -1,0 +1,97 @@
+//! Whether the directories that we compare are the ones that the container has: one random file of each
+//! layer must be the same inode through the container's root and below the layer's path. Mount options are
+//! only hints: a rename or a bind mount while mounting makes them lie.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use holdfast_core::finding::Condition;
+use holdfast_core::layer::{ExpectedTree, MergedTree, Node, TreeError};
+
+use crate::runtime::identify::{Identity, bound};
+use crate::runtime::kernel::{self, KernelError, WitnessFile};
+
+/// Files remembered of each layer, from which each look draws one.
+const REMEMBERED: usize = 64;
+
+/// Draws in one layer at one look: a file that a higher layer or the container hides says nothing.
+const DRAWS: usize = 8;
+
+/// Regular files of each layer, topmost layer first, chosen at random once.
+#[derive(Debug)]
+pub(super) struct Witnesses {
+    layers: Vec<Vec<Vec<u8>>>,
+    random: RandomState,
+}
+
+impl Witnesses {
+    /// Chooses files of each layer; a container cannot know which.
+    pub(super) fn draw(trees: &[Arc<ExpectedTree>]) -> Result<Self, TreeError> {
+        let random = RandomState::new();
+        let layers = trees
+            .iter()
+            .map(|tree| choose(tree, &random))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { layers, random })
+    }
+
+    /// Compares one file of each layer, another one at each look.
+    pub(super) fn bind(
+        &self,
+        tree: &MergedTree,
+        identity: &Identity,
+    ) -> Result<Option<Condition>, KernelError> {
+        let Some(root) = identity.root else {
+            return Ok(None);
+        };
+        let salt = self.random.hash_one(crate::now().as_millisecond());
+        let start = usize::try_from(salt % (1 << 16)).unwrap_or_default();
+        let layers = self
+            .layers
+            .iter()
+            .zip(identity.layers.iter().rev())
+            .enumerate();
+        let witnesses: Vec<WitnessFile> = layers
+            .filter_map(|(index, (files, layer))| {
+                let path = visible(tree, index, files, start)?.clone();
+                Some(WitnessFile {
+                    path,
+                    lower: layer.lower.clone(),
+                })
+            })
+            .collect();
+        let bindings = kernel::bind_lowers(root, &identity.uppers(), &witnesses)?;
+        Ok(bound(&witnesses, &bindings))
+    }
+}
+
+/// A file that the container should see from this layer: one that no higher layer replaces.
+fn visible<'f>(
+    tree: &MergedTree,
+    index: usize,
+    files: &'f [Vec<u8>],
+    start: usize,
+) -> Option<&'f Vec<u8>> {
+    let is_seen = |path: &&Vec<u8>| matches!(tree.lookup(path), Ok(Some((at, _))) if at == index);
+    (0..DRAWS.min(files.len()))
+        .filter_map(|draw| files.get(start.wrapping_add(draw) % files.len()))
+        .find(is_seen)
+}
+
+/// The files with the smallest keyed hashes: a random choice of fixed size in one pass.
+fn choose(tree: &ExpectedTree, random: &RandomState) -> Result<Vec<Vec<u8>>, TreeError> {
+    let mut chosen: Vec<(u64, Vec<u8>)> = Vec::with_capacity(REMEMBERED + 1);
+    for entry in tree {
+        let (path, entry) = entry?;
+        let rank = random.hash_one(&path);
+        let is_full = chosen.len() == REMEMBERED;
+        let is_too_large = is_full && chosen.last().is_some_and(|(worst, _)| *worst <= rank);
+        if is_too_large || !matches!(entry.node, Node::File { .. }) {
+            continue;
+        }
+        let at = chosen.partition_point(|(other, _)| *other < rank);
+        chosen.insert(at, (rank, path));
+        chosen.truncate(REMEMBERED);
+    }
+    Ok(chosen.into_iter().map(|(_, path)| path).collect())
+}

@@ -1,0 +1,266 @@
+//! Every metric of the agent, once, and what is counted and logged in one call.
+//!
+//! Labels come from closed enums only: never a container, path, image or error text.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use holdfast_core::coverage::Outcome;
+use holdfast_core::finding::{Check, Finding, Kind, Severity, Transition};
+
+/// Version of the agent, as in heartbeats and `build_info`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabels {
+    check: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    check: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FindingLabels {
+    kind: &'static str,
+    severity: &'static str,
+    transition: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OpenLabels {
+    kind: &'static str,
+    severity: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TopicLabels {
+    topic: &'static str,
+}
+
+/// The metrics. Clones share their values.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Containers watched now.
+    pub containers: Gauge,
+    checks: Family<CheckLabels, Counter>,
+    check_durations: Durations,
+    findings: Family<FindingLabels, Counter>,
+    findings_open: Family<OpenLabels, Gauge>,
+    events: Family<TopicLabels, Counter>,
+    /// Times when events may have been missed, so that everything was listed again.
+    pub event_gaps: Counter,
+    /// Lists of all containers, for whatever reason.
+    pub relists: Counter,
+    /// Looks at a container that were not recorded and are done again.
+    pub looks_repeated: Counter,
+    /// Records not confirmed by the collector yet.
+    pub spool_records: Gauge,
+    /// Their bytes.
+    pub spool_bytes: Gauge,
+    /// Records that a full or damaged spool has lost.
+    pub spool_dropped: Gauge,
+    /// When the collector last confirmed something.
+    pub last_confirmed: Gauge<f64, AtomicU64>,
+    /// When the container that has waited longest was last looked at.
+    pub oldest_check: Gauge<f64, AtomicU64>,
+    /// 1 while the agent is ready.
+    pub ready: Gauge,
+}
+
+/// Histograms of durations; a type of its own because a histogram has no default buckets.
+#[derive(Clone, Debug)]
+struct Durations(Family<DurationLabels, Histogram, fn() -> Histogram>);
+
+impl Default for Durations {
+    fn default() -> Self {
+        let new: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 4.0, 10));
+        Self(Family::new_with_constructor(new))
+    }
+}
+
+impl Metrics {
+    /// All metrics, registered under `holdfast_agent_`, their label values at zero.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        metrics.start_at_zero();
+        let agent = registry.sub_registry_with_prefix("holdfast_agent");
+        metrics.register_checks(agent);
+        metrics.register_flow(agent);
+        metrics
+    }
+
+    /// What is looked at, and what was seen.
+    fn register_checks(&self, agent: &mut Registry) {
+        agent.register(
+            "containers",
+            "Containers watched now",
+            self.containers.clone(),
+        );
+        agent.register("checks", "Checks by outcome", self.checks.clone());
+        let durations = self.check_durations.0.clone();
+        agent.register("check_duration_seconds", "Time that checks took", durations);
+        agent.register("findings", "Transitions of findings", self.findings.clone());
+        agent.register(
+            "findings_open",
+            "Findings open now",
+            self.findings_open.clone(),
+        );
+        agent.register(
+            "looks_repeated",
+            "Looks done again",
+            self.looks_repeated.clone(),
+        );
+        agent.register(
+            "oldest_check_timestamp_seconds",
+            "When the container that has waited longest was last looked at",
+            self.oldest_check.clone(),
+        );
+    }
+
+    /// What comes in from containerd and goes out to the collector.
+    fn register_flow(&self, agent: &mut Registry) {
+        let build = Info::new([("version", VERSION), ("revision", revision())]);
+        agent.register("build", "Version of the agent", build);
+        agent.register("ready", "Whether the agent is ready", self.ready.clone());
+        agent.register(
+            "events_received",
+            "Events from containerd",
+            self.events.clone(),
+        );
+        agent.register(
+            "event_gaps",
+            "Times when events may be missing",
+            self.event_gaps.clone(),
+        );
+        agent.register("rescans", "Lists of all containers", self.relists.clone());
+        agent.register(
+            "spool_records",
+            "Records not confirmed yet",
+            self.spool_records.clone(),
+        );
+        agent.register(
+            "spool_bytes",
+            "Bytes not confirmed yet",
+            self.spool_bytes.clone(),
+        );
+        agent.register(
+            "spool_dropped_records",
+            "Records lost to a full or damaged spool",
+            self.spool_dropped.clone(),
+        );
+        agent.register(
+            "last_confirmed_timestamp_seconds",
+            "When the collector last confirmed something",
+            self.last_confirmed.clone(),
+        );
+    }
+
+    fn start_at_zero(&self) {
+        for check in Check::ALL {
+            for outcome in Outcome::ALL {
+                drop(self.checks.get_or_create(&check_labels(check, outcome)));
+            }
+            drop(self.check_durations.0.get_or_create(&DurationLabels {
+                check: check.as_str(),
+            }));
+        }
+        for (kind, severity) in all_kinds() {
+            drop(
+                self.findings_open
+                    .get_or_create(&open_labels(kind, severity)),
+            );
+            for transition in Transition::ALL {
+                let (kind, severity) = (kind.as_str(), severity.as_str());
+                let transition = transition.as_str();
+                drop(self.findings.get_or_create(&FindingLabels {
+                    kind,
+                    severity,
+                    transition,
+                }));
+            }
+        }
+    }
+
+    /// A check has ended.
+    pub fn check_ended(&self, check: Check, outcome: Outcome, took: Option<Duration>) {
+        self.checks
+            .get_or_create(&check_labels(check, outcome))
+            .inc();
+        if let Some(took) = took {
+            let labels = DurationLabels {
+                check: check.as_str(),
+            };
+            self.check_durations
+                .0
+                .get_or_create(&labels)
+                .observe(took.as_secs_f64());
+        }
+    }
+
+    /// A finding has been recorded.
+    pub fn finding_recorded(&self, finding: &Finding) {
+        let labels = FindingLabels {
+            kind: finding.kind().as_str(),
+            severity: finding.severity.as_str(),
+            transition: finding.transition.as_str(),
+        };
+        self.findings.get_or_create(&labels).inc();
+    }
+
+    /// What is open now, by kind and severity; kinds that are not named have none.
+    pub fn findings_open(&self, open: impl Fn(Kind, Severity) -> i64) {
+        for (kind, severity) in all_kinds() {
+            self.findings_open
+                .get_or_create(&open_labels(kind, severity))
+                .set(open(kind, severity));
+        }
+    }
+
+    /// An event has arrived.
+    pub fn event_received(&self, topic: &'static str) {
+        self.events.get_or_create(&TopicLabels { topic }).inc();
+    }
+}
+
+/// The metrics as the parts share them.
+pub type SharedMetrics = Arc<Metrics>;
+
+/// The commit that the agent was built from.
+pub fn revision() -> &'static str {
+    option_env!("HOLDFAST_REVISION").unwrap_or("unknown")
+}
+
+fn all_kinds() -> impl Iterator<Item = (Kind, Severity)> {
+    let kinds = Kind::ALL.iter().copied();
+    kinds.flat_map(|kind| {
+        Severity::ALL
+            .into_iter()
+            .map(move |severity| (kind, severity))
+    })
+}
+
+const fn check_labels(check: Check, outcome: Outcome) -> CheckLabels {
+    CheckLabels {
+        check: check.as_str(),
+        outcome: outcome.as_str(),
+    }
+}
+
+const fn open_labels(kind: Kind, severity: Severity) -> OpenLabels {
+    OpenLabels {
+        kind: kind.as_str(),
+        severity: severity.as_str(),
+    }
+}

@@ -1,0 +1,239 @@
+//! The policies in force and where signatures are looked for.
+//!
+//! Policies are files of the node, trusted as the node is. They are read again every few seconds; a set that
+//! is refused is logged and the last good one stays. Deciding is `core`'s work.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_core::digest::Digest;
+use holdfast_core::trust::policy::{MAX_FILE, PolicyError};
+use holdfast_core::trust::{Evidence, PolicySet};
+use holdfast_daemon::capped;
+use holdfast_registry::{Access, Cached, Client, Layout, SetupError, Sources, collect};
+
+use crate::config;
+
+/// How often the files are read again: cheap, and no watch of a file survives an atomic rename.
+pub const RELOAD: Duration = Duration::from_secs(5);
+
+/// Files in a policy folder; more is a mistake.
+const MAX_FILES: usize = 1000;
+
+/// Why policies are not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A file cannot be read.
+    #[error("{0}: {1}")]
+    Unreadable(PathBuf, #[source] io::Error),
+    /// Too many files.
+    #[error("{0} holds more than {MAX_FILES} policy files")]
+    TooMany(PathBuf),
+    /// A policy is refused, with file, line and column.
+    #[error(transparent)]
+    Refused(#[from] PolicyError),
+    /// A source of signatures cannot be used.
+    #[error("signatures: {0}")]
+    Source(#[from] SetupError),
+}
+
+/// What a policy path means that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A folder that nobody has made holds no policies.
+    HoldsNone,
+    /// Somebody has named it: a mistake.
+    IsRefused,
+}
+
+/// A set of policies, numbered: another number means another set.
+#[derive(Debug)]
+pub struct Policies {
+    /// The policies.
+    pub set: PolicySet,
+    /// Counts up with each change.
+    pub generation: u64,
+    /// The digest of all files and their names.
+    digest: Digest,
+}
+
+/// The policies, and the places where signatures are found.
+#[derive(Debug)]
+pub struct Trust {
+    paths: Vec<PathBuf>,
+    policies: Mutex<Arc<Policies>>,
+    /// The digest of what was refused last.
+    refused: Mutex<Option<Digest>>,
+    sources: Cached<Sources>,
+}
+
+impl Trust {
+    /// Reads the policies; a refused one is an error at the start, where a person is looking.
+    pub fn load(config: &config::Trust) -> Result<Self, TrustError> {
+        let paths = vec![config.policy_directory.clone()];
+        Self::of(
+            paths,
+            &config.layouts,
+            config
+                .registry
+                .then_some(config.insecure_registries.as_slice()),
+            Missing::HoldsNone,
+        )
+    }
+
+    /// The policies of `paths`, files or folders. `registry`: whether registries are asked, and which of
+    /// them over plain HTTP. `missing`: what a path means that is not there.
+    pub fn of(
+        paths: Vec<PathBuf>,
+        layouts: &[PathBuf],
+        registry: Option<&[String]>,
+        missing: Missing,
+    ) -> Result<Self, TrustError> {
+        let files = read_files(&paths, missing)?;
+        let policies = Policies {
+            set: parse(&files)?,
+            generation: 1,
+            digest: digest_of(&files),
+        };
+        let access = |insecure: &[String]| Access {
+            insecure: insecure.iter().cloned().collect(),
+            ..Access::default()
+        };
+        let client = registry
+            .map(|insecure| Client::new(access(insecure)))
+            .transpose()?;
+        let sources = Cached::new(Sources::new(
+            layouts.iter().cloned().map(Layout::new).collect(),
+            client,
+        ));
+        Ok(Self {
+            paths,
+            policies: Mutex::new(Arc::new(policies)),
+            refused: Mutex::new(None),
+            sources,
+        })
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.policies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known about the subjects, where images of these names live.
+    pub async fn evidence(&self, names: &[String], subjects: &[Digest]) -> Evidence {
+        collect(&self.sources, names, subjects).await
+    }
+
+    /// Reads the files again. True when another set is in force. What is refused is logged once, not every
+    /// few seconds.
+    pub fn reload(&self) -> bool {
+        let before = self.policies();
+        let read =
+            read_files(&self.paths, Missing::HoldsNone).map(|files| (digest_of(&files), files));
+        let (digest, files) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.refuse(Digest::of(error.to_string().as_bytes()), &error);
+                return false;
+            }
+        };
+        if digest == before.digest {
+            return false;
+        }
+        match parse(&files) {
+            Ok(set) => {
+                tracing::info!(policies = set.len(), "Policies were read anew.");
+                let policies = Policies {
+                    set,
+                    generation: before.generation + 1,
+                    digest,
+                };
+                *self.policies.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+                true
+            }
+            Err(error) => {
+                self.refuse(digest, &error);
+                false
+            }
+        }
+    }
+
+    fn refuse(&self, digest: Digest, error: &TrustError) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if *refused != Some(digest) {
+            tracing::error!(%error, "Policies are refused; the last good ones stay in force.");
+            *refused = Some(digest);
+        }
+    }
+}
+
+type File = (String, Vec<u8>);
+
+fn parse(files: &[File]) -> Result<PolicySet, TrustError> {
+    Ok(PolicySet::load(
+        files
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice())),
+    )?)
+}
+
+fn digest_of(files: &[File]) -> Digest {
+    let mut all = Vec::new();
+    for (name, bytes) in files {
+        all.extend_from_slice(Digest::of(name.as_bytes()).as_bytes());
+        all.extend_from_slice(Digest::of(bytes).as_bytes());
+    }
+    Digest::of(&all)
+}
+
+/// The files of all paths, each folder in the order of its names.
+fn read_files(paths: &[PathBuf], missing: Missing) -> Result<Vec<File>, TrustError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let unreadable = |error| TrustError::Unreadable(path.clone(), error);
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                for file in policy_files(path)? {
+                    files.push(read_file(&file)?);
+                }
+            }
+            Ok(_) => files.push(read_file(path)?),
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && missing == Missing::HoldsNone => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+    Ok(files)
+}
+
+fn policy_files(folder: &Path) -> Result<Vec<PathBuf>, TrustError> {
+    let unreadable = |error| TrustError::Unreadable(folder.to_owned(), error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let is_policy = path
+            .extension()
+            .is_some_and(|suffix| suffix == "yaml" || suffix == "yml");
+        // `..data` and its like are how a ConfigMap is swapped; the files beside them are links into it.
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if is_policy && !is_hidden {
+            files.push(path);
+        }
+        if files.len() > MAX_FILES {
+            return Err(TrustError::TooMany(folder.to_owned()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(path: &Path) -> Result<File, TrustError> {
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
+    let bytes = capped::read_file(path, limit)
+        .map_err(|error| TrustError::Unreadable(path.to_owned(), error))?;
+    Ok((path.display().to_string(), bytes))
+}
