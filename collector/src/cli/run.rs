@@ -1,0 +1,59 @@
+//! `run`: the collector itself. Exit code 78 when the configuration is refused.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use holdfast_collector::Collector;
+use holdfast_collector::config::Config;
+use holdfast_daemon::config::{EXIT_REFUSED, load};
+use holdfast_daemon::logging;
+
+use super::refuse;
+
+/// Run the collector.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/holdfast/collector.toml"
+    )]
+    config: PathBuf,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> ExitCode {
+        let config: Config = match load(&self.config) {
+            Ok(config) => config,
+            Err(error) => return refuse(&error, ExitCode::from(EXIT_REFUSED)),
+        };
+        if let Err(error) = logging::init(&config.log.filter) {
+            return refuse(&error, ExitCode::from(EXIT_REFUSED));
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => return refuse(&error, ExitCode::FAILURE),
+        };
+        runtime.block_on(async {
+            let collector = match Collector::start(config).await {
+                Ok(collector) => collector,
+                Err(error) => {
+                    tracing::error!(%error, "Collector could not start.");
+                    return ExitCode::FAILURE;
+                }
+            };
+            match collector.run().await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(%error, "Collector stopped.");
+                    ExitCode::FAILURE
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,406 @@
+//! The whole configuration, as types. What a type cannot hold needs no check later; nothing here reads
+//! a file or opens an address.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_daemon::tls::TlsFiles;
+use serde::Deserialize;
+
+/// `/etc/holdfast/collector.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Where agents report.
+    #[serde(default)]
+    pub grpc: Grpc,
+    /// Where people and Prometheus ask.
+    #[serde(default)]
+    pub api: Api,
+    /// Who we are, and whom we believe.
+    pub tls: Tls,
+    /// Where everything is kept.
+    #[serde(default)]
+    pub store: Store,
+    /// Who is told.
+    #[serde(default)]
+    pub alertmanager: Alertmanager,
+    /// When a node is silent.
+    #[serde(default)]
+    pub nodes: Nodes,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// Where agents report: gRPC with certificates on both sides.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Grpc {
+    /// The address.
+    pub listen: SocketAddr,
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7400)),
+        }
+    }
+}
+
+/// Where people and Prometheus ask: HTTP without authentication, so on this machine only.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Api {
+    /// The address.
+    pub listen: LoopbackAddress,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: LoopbackAddress(SocketAddr::from(([127, 0, 0, 1], 7401))),
+        }
+    }
+}
+
+/// An address that only this machine reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SocketAddr")]
+pub struct LoopbackAddress(SocketAddr);
+
+impl LoopbackAddress {
+    /// The address.
+    pub const fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl TryFrom<SocketAddr> for LoopbackAddress {
+    type Error = &'static str;
+
+    fn try_from(address: SocketAddr) -> Result<Self, &'static str> {
+        if address.ip().is_loopback() {
+            Ok(Self(address))
+        } else {
+            Err(
+                "expected a loopback address: another address only with TLS and client \
+                 authentication, which this endpoint does not have yet",
+            )
+        }
+    }
+}
+
+/// Certificates, as PEM files. They are read again when they change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tls {
+    /// Our certificate, followed by those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities that sign the agents' certificates.
+    pub client_ca: PathBuf,
+}
+
+impl Tls {
+    /// The three files.
+    pub fn files(&self) -> TlsFiles {
+        TlsFiles {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            ca: self.client_ca.clone(),
+        }
+    }
+}
+
+/// Where everything is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Store {
+    /// The database file.
+    pub path: PathBuf,
+    /// Days after which a resolved finding and an ended container are forgotten.
+    pub resolved_days: NonZeroU32,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("/var/lib/holdfast/collector/collector.db"),
+            resolved_days: const { NonZeroU32::new(90).unwrap() },
+        }
+    }
+}
+
+impl Store {
+    /// How long what is over is kept.
+    pub const fn kept(&self) -> Duration {
+        Duration::from_hours(24).saturating_mul(self.resolved_days.get())
+    }
+}
+
+/// Alertmanager, API v2. Every one of a cluster is told: put no load balancer before them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Alertmanager {
+    /// Their base addresses.
+    pub urls: Vec<AlertmanagerUrl>,
+    /// Seconds between two sendings of an open finding.
+    pub resend_seconds: NonZeroU64,
+    /// Alerts that are sent at most; the worst ones first, the others are counted as withheld.
+    pub max_alerts: NonZeroU32,
+    /// Labels that every alert gets.
+    pub labels: BTreeMap<LabelName, LabelValue>,
+}
+
+impl Default for Alertmanager {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            resend_seconds: const { NonZeroU64::new(60).unwrap() },
+            max_alerts: const { NonZeroU32::new(5000).unwrap() },
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+impl Alertmanager {
+    /// Time between two sendings of an open finding.
+    pub const fn resend(&self) -> Duration {
+        Duration::from_secs(self.resend_seconds.get())
+    }
+}
+
+/// The base address of one Alertmanager.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AlertmanagerUrl(reqwest::Url);
+
+impl AlertmanagerUrl {
+    /// Where alerts are posted.
+    pub fn alerts(&self) -> reqwest::Url {
+        let mut url = self.0.clone();
+        let path = format!("{}/api/v2/alerts", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        url
+    }
+}
+
+impl std::fmt::Display for AlertmanagerUrl {
+    /// Without user and password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.origin().ascii_serialization())
+    }
+}
+
+impl std::fmt::Debug for AlertmanagerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for AlertmanagerUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let url = reqwest::Url::parse(&text)
+            .map_err(|error| format!("expected http://HOST:PORT or https://HOST:PORT: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err("expected http://HOST:PORT or https://HOST:PORT".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("expected an address without query and fragment".to_owned());
+        }
+        Ok(Self(url))
+    }
+}
+
+/// A label's name that Alertmanager accepts and that we do not use ourselves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LabelName(String);
+
+/// Labels that say what an alert is; giving one of them a fixed value would make two alerts one.
+const OWN_LABELS: &[&str] = &[
+    "alertname",
+    "severity",
+    "kind",
+    "product",
+    "finding",
+    "namespace",
+    "workload",
+    "container",
+    "image",
+    "node",
+];
+
+impl LabelName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for LabelName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let is_first = |c: char| c.is_ascii_alphabetic() || c == '_';
+        let is_rest = |c: char| is_first(c) || c.is_ascii_digit();
+        if !name.starts_with(is_first) || !name.chars().all(is_rest) {
+            return Err(format!(
+                "expected a label name such as `team`, found {name:?}"
+            ));
+        }
+        if OWN_LABELS.contains(&name.as_str()) {
+            return Err(format!("expected a label that is not one of ours: {name}"));
+        }
+        Ok(Self(name))
+    }
+}
+
+/// A label's value: not empty, because Alertmanager drops empty labels silently.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LabelValue(String);
+
+impl LabelValue {
+    /// The value.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for LabelValue {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, &'static str> {
+        if value.is_empty() {
+            return Err("expected a value that is not empty");
+        }
+        Ok(Self(value))
+    }
+}
+
+/// When a node is silent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Nodes {
+    /// Seconds without a heartbeat; agents send one every 15.
+    pub silent_after_seconds: NonZeroU64,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self {
+            silent_after_seconds: const { NonZeroU64::new(45).unwrap() },
+        }
+    }
+}
+
+impl Nodes {
+    /// Time without a heartbeat.
+    pub const fn silent_after(&self) -> Duration {
+        Duration::from_secs(self.silent_after_seconds.get())
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Log {
+    /// As in `info` or `warn,holdfast_collector=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const TLS: &str = "[tls]\ncertificate = \"c\"\nkey = \"k\"\nclient-ca = \"a\"\n";
+
+    fn parse(more: &str) -> Result<Config, String> {
+        holdfast_daemon::config::parse(&format!("{TLS}{more}"), Path::new("collector.toml"))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_the_certificates_must_be_given() {
+        let config = parse("").unwrap();
+        assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:7400");
+        assert_eq!(config.api.listen.address().to_string(), "127.0.0.1:7401");
+        assert_eq!(config.nodes.silent_after(), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let example = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../systemd/collector.toml"
+        ));
+        holdfast_daemon::config::load::<Config>(example).unwrap();
+    }
+
+    #[test]
+    fn an_api_that_others_reach_is_refused_with_its_line_and_the_reason() {
+        let refusal = parse("[api]\nlisten = \"0.0.0.0:7401\"\n").unwrap_err();
+        assert!(refusal.starts_with("collector.toml:6:10: "), "{refusal}");
+        assert!(
+            refusal.contains("TLS and client authentication"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_zeros_are_refused() {
+        assert!(parse("[api]\nlisten-on = \"127.0.0.1:1\"\n").is_err());
+        assert!(parse("[nodes]\nsilent-after-seconds = 0\n").is_err());
+        assert!(parse("[alertmanager]\nresend-seconds = 0\n").is_err());
+    }
+
+    #[test]
+    fn an_address_of_alertmanager_keeps_its_path_and_hides_its_password() {
+        let config =
+            parse("[alertmanager]\nurls = [\"https://u:secret@am.example/base/\"]\n").unwrap();
+        let url = &config.alertmanager.urls[0];
+        assert_eq!(url.alerts().path(), "/base/api/v2/alerts");
+        assert!(!format!("{url} {config:?}").contains("secret"));
+        for wrong in ["am.example:9093", "ftp://am.example", "http://a/?x=1", ""] {
+            assert!(
+                parse(&format!("[alertmanager]\nurls = [\"{wrong}\"]\n")).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_ours_or_that_alertmanager_refuses_is_refused() {
+        assert!(parse("[alertmanager.labels]\nteam = \"shop\"\n").is_ok());
+        for wrong in [
+            "severity = \"info\"",
+            "\"a.b\" = \"x\"",
+            "team = \"\"",
+            "\"1\" = \"x\"",
+        ] {
+            assert!(
+                parse(&format!("[alertmanager.labels]\n{wrong}\n")).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}
