@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_daemon::logging::Log;
 use serde::Deserialize;
 
 /// Where the file is looked for.
@@ -181,22 +182,6 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7402)),
-        }
-    }
-}
-
-/// Logging.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, or a filter such as `holdfast_agent=debug`.
-    pub filter: String,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
         }
     }
 }

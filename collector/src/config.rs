@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_daemon::logging::Log;
 use holdfast_daemon::tls::TlsFiles;
 use serde::Deserialize;
 
@@ -307,22 +308,6 @@ impl Nodes {
     /// Time without a heartbeat.
     pub const fn silent_after(&self) -> Duration {
         Duration::from_secs(self.silent_after_seconds.get())
-    }
-}
-
-/// What is logged.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Log {
-    /// As in `info` or `warn,holdfast_collector=debug`.
-    pub filter: String,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-        }
     }
 }
 

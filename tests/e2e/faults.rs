@@ -17,7 +17,7 @@ const EVIL: &str = "file-drift added program /usr/bin/evil warning one";
 const LATE: &str = "file-drift added program /usr/bin/evil warning late";
 
 /// How long the daemon is stopped: longer than the agent waits for an answer, so that it must notice.
-const FROZEN: Duration = Duration::from_secs(12);
+const FROZEN: Duration = Duration::from_secs(30);
 
 async fn scene() -> Scene {
     let scene = Scene::with(&Image::busybox([])).await;

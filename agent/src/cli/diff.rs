@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use holdfast_core::drift::{ChangeKind, Class};
 use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding};
 use serde::Serialize;
 
@@ -87,8 +86,8 @@ fn print(lines: &[Line<'_>], output: Output, out: &mut impl Write) -> io::Result
             let mut table = Table::new(&["CHANGE", "CLASS", "IN", "PATH", "EXPECTED", "ACTUAL"]);
             for Line { place, change } in lines {
                 table.push(vec![
-                    change_name(change.change).to_owned(),
-                    class_name(change.class).to_owned(),
+                    change.change.as_str().to_owned(),
+                    change.class.as_str().to_owned(),
                     (*place).to_owned(),
                     change.path.clone(),
                     state(change.expected.as_ref()),
@@ -117,28 +116,5 @@ fn state(state: Option<&FileState>) -> String {
         format!("{owner} {content}")
     } else {
         format!("{owner} {content} {}", xattrs.join(","))
-    }
-}
-
-pub(super) const fn change_name(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::Metadata => "metadata",
-        ChangeKind::Moved => "moved",
-        ChangeKind::Modified => "modified",
-        ChangeKind::Added => "added",
-        ChangeKind::Removed => "removed",
-        ChangeKind::Redirected => "redirected",
-    }
-}
-
-const fn class_name(class: Class) -> &'static str {
-    match class {
-        Class::DeviceNode => "device-node",
-        Class::TrustAnchor => "trust-anchor",
-        Class::Program => "program",
-        Class::BytecodeCache => "bytecode-cache",
-        Class::Volatile => "volatile",
-        Class::Configuration => "configuration",
-        Class::Data => "data",
     }
 }

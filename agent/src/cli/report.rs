@@ -261,7 +261,7 @@ fn changes(changes: &[FileChange], total: u64) -> Vec<String> {
 
 /// `modified  /etc/passwd  sha256 12ab… → 34cd…  mode 0644 → 0666`.
 pub(super) fn change_line(change: &FileChange) -> String {
-    let name = super::diff::change_name(change.change);
+    let name = change.change.as_str();
     let mut line = format!("{name}  {}", change.path);
     let (expected, actual) = (change.expected.as_ref(), change.actual.as_ref());
     let mut differ = |label: &str, before: Option<String>, after: Option<String>| {

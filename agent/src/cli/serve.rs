@@ -23,7 +23,7 @@ pub(super) fn run(file: &Path) -> Exit {
             return Exit::Refused;
         }
     };
-    if let Err(error) = logging::init(&config.log.filter) {
+    if let Err(error) = logging::init(&config.log) {
         complain(&error);
         return Exit::Refused;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_core::coverage::{CheckStatus, Outcome};
-use holdfast_core::finding::{Basis, Check, Condition, Detail, Severity, Subject, Unverifiable};
+use holdfast_core::finding::{Basis, Check, Condition, Detail, Severity};
 use holdfast_core::place::Look;
 use jiff::Timestamp;
 
@@ -59,15 +59,8 @@ impl Verdicts {
 
     /// The container could not be identified now.
     pub(super) fn not_identified(&mut self, stop: &Stop) {
-        let (reason, message) = match stop {
-            Stop::Gone => ("gone", "the container has ended".to_owned()),
-            Stop::Call(error) => (error.reason(), error.to_string()),
-            Stop::ProcessNotVisible => (
-                "process-not-visible",
-                "its process is not in our /proc".to_owned(),
-            ),
-        };
-        self.not_done(Check::Identity, Severity::Info, reason, message);
+        let reason = stop.reason();
+        self.not_done(Check::Identity, Severity::Info, reason, stop.to_string());
         self.checks.entry(Check::Digests).or_default().reason = Some(reason.to_owned());
     }
 
@@ -136,7 +129,7 @@ impl Verdicts {
         ended.reason = Some(reason.to_owned());
         ended
             .conditions
-            .push(unverifiable(check, severity, reason, message));
+            .push(Condition::unverifiable(check, severity, reason, message));
     }
 
     pub(super) fn took(&mut self, checks: &[Check], took: Duration) {
@@ -201,30 +194,10 @@ impl Ended {
     }
 }
 
-/// The finding about a check that could not be done.
-pub(super) fn unverifiable(
-    check: Check,
-    severity: Severity,
-    reason: &str,
-    message: String,
-) -> Condition {
-    Condition {
-        check,
-        subject: Subject::word(check.as_str()),
-        severity,
-        title: format!("The {check} check could not be done: {reason}"),
-        basis: None,
-        detail: Detail::Unverifiable(Unverifiable {
-            check,
-            reason: reason.to_owned(),
-            message,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::CallError;
 
     #[test]
     fn a_check_that_could_not_be_done_is_a_finding_and_resolves_nothing() {
@@ -273,5 +246,22 @@ mod tests {
                 .iter()
                 .all(|status| status.outcome == Outcome::Unverifiable)
         );
+    }
+
+    #[test]
+    fn a_runtime_that_does_not_answer_is_said_once_with_its_reason() {
+        for (stop, due) in [
+            (Stop::Call(CallError::ShimSilent), "shim-silent"),
+            (Stop::ProcessNotVisible, "process-not-visible"),
+        ] {
+            let mut verdicts = Verdicts::new(Timestamp::UNIX_EPOCH);
+            verdicts.not_identified(&stop);
+
+            let (look, statuses) = verdicts.into_parts();
+
+            let reasons: Vec<_> = statuses.iter().map(|it| it.reason.as_deref()).collect();
+            assert_eq!(reasons, [Some(due), Some(due)]);
+            assert_eq!((look.done.len(), look.conditions.len()), (0, 1));
+        }
     }
 }

@@ -3,32 +3,10 @@
 use holdfast_core::digest::Digest;
 use holdfast_core::finding::{
     AlteredContent, Check, Condition, Detail, Disagreement, Severity, Subject, Unmanaged,
-    Unverifiable,
 };
 
 use super::candidates::Part;
 use super::kernel::shown;
-
-/// A check that could not be done.
-pub(super) fn unverifiable(
-    check: Check,
-    severity: Severity,
-    reason: &str,
-    message: String,
-) -> Condition {
-    Condition {
-        check,
-        subject: Subject::word(check.as_str()),
-        severity,
-        title: format!("The {check} check could not be done: {message}"),
-        basis: None,
-        detail: Detail::Unverifiable(Unverifiable {
-            check,
-            reason: reason.to_owned(),
-            message,
-        }),
-    }
-}
 
 /// The root is not the image that the records name.
 pub(super) fn snapshot_mismatch(witness: &str, says: String, found: String) -> Condition {

@@ -11,7 +11,7 @@ use holdfast_core::image::Image;
 use super::about;
 use super::candidates::Problem;
 use super::conditions::{
-    add, content_altered, root_moved, snapshot_mismatch, tag_moved, unmanaged, unverifiable,
+    add, content_altered, root_moved, snapshot_mismatch, tag_moved, unmanaged,
 };
 use super::gather::{Facts, ImageFacts, KernelFacts, SnapshotFacts, UpperWitness};
 use super::identity::{Directories, FirstSight, Identified, Identity};
@@ -72,7 +72,7 @@ impl<'a> Decision<'a> {
         message: String,
     ) {
         self.done.retain(|done| *done != check);
-        self.wrong(unverifiable(check, severity, reason, message));
+        self.wrong(Condition::unverifiable(check, severity, reason, message));
     }
 
     /// The records can be rewritten while the container runs: it stands on what it stood on.

@@ -94,14 +94,28 @@ pub struct ImageFacts {
 }
 
 /// Why nothing was gathered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     /// The container or its task is gone, or has not started.
+    #[error("the container has ended")]
     Gone,
     /// The runtime does not answer.
+    #[error(transparent)]
     Call(CallError),
     /// The process is running, says containerd, and is not in our `/proc`.
+    #[error("its process is not in our process namespace")]
     ProcessNotVisible,
+}
+
+impl Stop {
+    /// The reason's name.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Call(error) => error.reason(),
+            Self::ProcessNotVisible => "process-not-visible",
+        }
+    }
 }
 
 impl From<CallError> for Stop {

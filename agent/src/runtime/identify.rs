@@ -11,7 +11,7 @@ use holdfast_core::finding::{Check, Condition, Severity};
 use holdfast_core::image::Image;
 
 use super::candidates::Resolver;
-use super::conditions::{snapshot_mismatch, unmanaged, unverifiable};
+use super::conditions::{snapshot_mismatch, unmanaged};
 use super::decision::{Decision, no_image};
 use super::gather::{self, Facts, Rooted, Stop};
 use super::kernel::{Binding, WitnessFile, shown};
@@ -141,24 +141,6 @@ fn is_expected(namespace: &str, expected: &[String]) -> bool {
         namespace == name
             || (name == "moby" && namespace.strip_prefix("moby").is_some_and(is_shifted))
     })
-}
-
-/// The condition when nothing could be gathered; none for a container that is gone.
-pub fn stopped(stop: &Stop) -> Option<Condition> {
-    let (reason, message) = match stop {
-        Stop::Gone => return None,
-        Stop::Call(error) => (error.reason(), error.to_string()),
-        Stop::ProcessNotVisible => (
-            "process-not-visible",
-            "its process is not in our process namespace".to_owned(),
-        ),
-    };
-    Some(unverifiable(
-        Check::Identity,
-        Severity::Info,
-        reason,
-        message,
-    ))
 }
 
 /// The condition when witness files show that a layer's directory is not the one that was mounted.

@@ -29,7 +29,7 @@ impl Run {
             Ok(config) => config,
             Err(error) => return refuse(&error, ExitCode::from(EXIT_REFUSED)),
         };
-        if let Err(error) = logging::init(&config.log.filter) {
+        if let Err(error) = logging::init(&config.log) {
             return refuse(&error, ExitCode::from(EXIT_REFUSED));
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -110,16 +110,8 @@ fn line(change: &FileChange) -> String {
         .as_deref()
         .map(|note| format!(": {note}"))
         .unwrap_or_default();
-    let (kind, class) = (word(&change.change), word(&change.class));
+    let (kind, class) = (change.change.as_str(), change.class.as_str());
     format!("{kind} {class} {}{note}{digest}", change.path)
-}
-
-/// A fixed word of ours as documents spell it.
-fn word(word: &impl Serialize) -> String {
-    match serde_json::to_value(word) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
 }
 
 fn bounded(line: &str) -> String {

@@ -26,6 +26,19 @@ pub fn path(relative: &[u8]) -> String {
     format!("/{}", escape(relative))
 }
 
+/// `text` in at most `limit` characters, cut in the middle: the ends of a path say most.
+pub fn shorten(text: &str, limit: usize) -> String {
+    let length = text.chars().count();
+    if length <= limit {
+        return text.to_owned();
+    }
+    let head = limit.saturating_sub(1) / 2;
+    let tail = limit.saturating_sub(1).saturating_sub(head);
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(length.saturating_sub(tail)).collect();
+    format!("{start}…{end}")
+}
+
 fn push(shown: &mut String, character: char) {
     if character == '\\' {
         shown.push_str("\\\\");

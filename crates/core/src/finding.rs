@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::container::{ContainerRef, Workload};
 use crate::digest::{ChainId, DiffId, Digest};
+use crate::display;
 use crate::drift::{ChangeKind, Class};
 
 /// The name of the schema, in every document.
@@ -246,7 +247,7 @@ pub struct Subject(String);
 impl Subject {
     /// A path, in the reversible form.
     pub fn path(relative: &[u8]) -> Self {
-        Self(crate::display::path(relative))
+        Self(display::path(relative))
     }
 
     /// A fixed word of ours, such as a class or a check.
@@ -489,6 +490,28 @@ pub struct Condition {
     pub basis: Option<Basis>,
     /// Kind and evidence.
     pub detail: Detail,
+}
+
+/// The message of a check that could not be done, as far as its title shows it; all of it is in the detail.
+const MAX_TITLE_MESSAGE: usize = 90;
+
+impl Condition {
+    /// A check that could not be done.
+    pub fn unverifiable(check: Check, severity: Severity, reason: &str, message: String) -> Self {
+        let shown = display::shorten(&message, MAX_TITLE_MESSAGE);
+        Self {
+            check,
+            subject: Subject::word(check.as_str()),
+            severity,
+            title: format!("The {check} check could not be done: {shown}"),
+            basis: None,
+            detail: Detail::Unverifiable(Unverifiable {
+                check,
+                reason: reason.to_owned(),
+                message,
+            }),
+        }
+    }
 }
 
 /// The document about one transition: `holdfast.finding/v1`.

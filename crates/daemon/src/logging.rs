@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
 
 use holdfast_core::display;
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -21,9 +22,25 @@ pub enum LoggingError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sets up logging for the whole process. `filter` is as in `RUST_LOG`: `info`, `holdfast_agent=debug`.
-pub fn init(filter: &str) -> Result<(), LoggingError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+/// The section `[log]` of a configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Log {
+    /// As in `RUST_LOG`: `info`, or `warn,holdfast_agent=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// Sets up logging for the whole process.
+pub fn init(log: &Log) -> Result<(), LoggingError> {
+    let filter = EnvFilter::builder().parse(&log.filter)?;
     let form = if io::stderr().is_terminal() {
         Form::Text
     } else {
@@ -182,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        assert!(matches!(
-            init("holdfast=loud=quiet"),
-            Err(LoggingError::Filter(_))
-        ));
+        let log = Log {
+            filter: "holdfast=loud=quiet".to_owned(),
+        };
+        assert!(matches!(init(&log), Err(LoggingError::Filter(_))));
     }
 }

@@ -849,25 +849,6 @@ fn witness_files_that_differ_are_a_mismatch_and_hidden_ones_say_nothing() {
 }
 
 #[test]
-fn a_runtime_that_does_not_answer_is_unverifiable_and_a_container_that_is_gone_nothing() {
-    let reason = |stop| {
-        let condition = stopped(&stop)?;
-        match condition.detail {
-            Detail::Unverifiable(detail) => Some(detail.reason),
-            other => panic!("{other:?}"),
-        }
-    };
-
-    assert_eq!(reason(Stop::Gone), None);
-    let silent = Stop::Call(crate::runtime::CallError::ShimSilent);
-    assert_eq!(reason(silent).as_deref(), Some("shim-silent"));
-    assert_eq!(
-        reason(Stop::ProcessNotVisible).as_deref(),
-        Some("process-not-visible")
-    );
-}
-
-#[test]
 fn what_is_kept_from_first_sight_survives_a_restart() {
     let first = decide(&facts(&image(&["a"], "sh", Target::Index)), None).first_sight;
     let json = serde_json::to_string(&first).unwrap();

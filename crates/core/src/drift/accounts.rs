@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shown::shorten;
+use crate::display::shorten;
 use crate::finding::Severity;
 
 /// The longest account file that is read; real ones have some kilobytes.

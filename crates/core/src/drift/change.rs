@@ -23,6 +23,20 @@ pub enum ChangeKind {
     Redirected,
 }
 
+impl ChangeKind {
+    /// As documents and people write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Moved => "moved",
+            Self::Modified => "modified",
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Redirected => "redirected",
+        }
+    }
+}
+
 /// What kind of file a path is; the first that fits, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +55,21 @@ pub enum Class {
     Configuration,
     /// Everything else.
     Data,
+}
+
+impl Class {
+    /// As documents and people write it, and as the subject of a condition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceNode => "device-node",
+            Self::TrustAnchor => "trust-anchor",
+            Self::Program => "program",
+            Self::BytecodeCache => "bytecode-cache",
+            Self::Volatile => "volatile",
+            Self::Configuration => "configuration",
+            Self::Data => "data",
+        }
+    }
 }
 
 /// One path that differs.

@@ -4,9 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shown::{MAX_WORKLOAD, layer_title, noun, shorten, title, weight, word};
+use super::shown::{MAX_WORKLOAD, layer_title, noun, title, weight};
 use super::{Change, ChangeKind, Class};
 use crate::digest::{ChainId, DiffId};
+use crate::display::shorten;
 use crate::finding::{
     Basis, Check, Condition, Detail, FileChange, FileDrift, LayerDrift, Severity, Subject,
 };
@@ -311,7 +312,7 @@ impl Place {
             [only] if total == 1 => title(only, &self.workload),
             _ => format!("{total} {} changed in {}", noun(class).1, self.workload),
         };
-        self.drift(Subject::word(word(class)), title, &kept.changes, total)
+        self.drift(Subject::word(class.as_str()), title, &kept.changes, total)
     }
 
     fn drift(

@@ -3,7 +3,7 @@
 
 use super::{Change, ChangeKind, Class};
 use crate::digest::Digest;
-use crate::display;
+use crate::display::{self, shorten};
 use crate::finding::{FileChange, FileState};
 use crate::layer::{Entry, Node};
 
@@ -157,38 +157,12 @@ pub(super) const fn noun(class: Class) -> (&'static str, &'static str) {
     }
 }
 
-/// A class as the subject of a condition: its name in documents.
-pub(super) const fn word(class: Class) -> &'static str {
-    match class {
-        Class::DeviceNode => "device-node",
-        Class::TrustAnchor => "trust-anchor",
-        Class::Program => "program",
-        Class::BytecodeCache => "bytecode-cache",
-        Class::Volatile => "volatile",
-        Class::Configuration => "configuration",
-        Class::Data => "data",
-    }
-}
-
 fn capital(noun: &str) -> String {
     let mut letters = noun.chars();
     letters
         .next()
         .map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
         .unwrap_or_default()
-}
-
-/// `text` in at most `limit` characters, cut in the middle: the ends of a path say most.
-pub(super) fn shorten(text: &str, limit: usize) -> String {
-    let length = text.chars().count();
-    if length <= limit {
-        return text.to_owned();
-    }
-    let head = limit.saturating_sub(1) / 2;
-    let tail = limit.saturating_sub(1).saturating_sub(head);
-    let start: String = text.chars().take(head).collect();
-    let end: String = text.chars().skip(length.saturating_sub(tail)).collect();
-    format!("{start}…{end}")
 }
 
 #[cfg(test)]
