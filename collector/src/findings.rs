@@ -13,7 +13,7 @@ mod life;
 mod members;
 mod places;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_core::container::ContainerKey;
 use holdfast_core::coverage::ContainerStatus;
@@ -52,18 +52,27 @@ pub enum Body {
     /// The state of a container, with its document as it came.
     Container(Box<ContainerStatus>, String),
     /// Everything that is open on the node.
-    Full(Full),
+    Full(FullReport),
     /// Refused at the door: it only moves the sequence on.
     Refused,
 }
 
-/// Everything that is open on a node.
+/// A part of everything that is open on a node.
 #[derive(Clone, Debug, Default)]
-pub struct Full {
-    /// Places: fingerprint, and the container where there is one.
-    pub places: Vec<(Fingerprint, Option<ContainerKey>)>,
-    /// Containers that run.
-    pub containers: BTreeSet<ContainerKey>,
+pub struct FullReport {
+    /// What is open on each of these containers.
+    pub open: BTreeMap<ContainerKey, Vec<Fingerprint>>,
+    /// In the last part.
+    pub census: Option<Census>,
+}
+
+/// Which containers a node has.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// Those that run.
+    pub running: BTreeSet<ContainerKey>,
+    /// Others on which something may be open.
+    pub known: BTreeSet<ContainerKey>,
 }
 
 /// What became of one batch.
@@ -77,9 +86,9 @@ pub struct Applied {
     pub transitions: u64,
     /// Records that we had.
     pub repeated: u64,
-    /// A full report was among them.
+    /// The last part of a full report was among them.
     pub has_full_report: bool,
-    /// Places of the full report that we do not know.
+    /// Places of a full report that we do not know.
     pub unknown_places: u64,
 }
 

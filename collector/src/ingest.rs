@@ -128,9 +128,7 @@ impl v1::collector_server::Collector for Ingest {
             .submit(Work::Batch(batch))
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        if applied.has_full_report {
-            self.fleet.full_report(&node, epoch, applied.unknown_places);
-        }
+        self.fleet.reported(&node, epoch, &applied);
         self.metrics
             .ingest_duration
             .observe(arrived.elapsed().as_secs_f64());

@@ -3,12 +3,12 @@
 
 mod support;
 
-use holdfast_core::finding::{Fingerprint, Severity, Transition};
+use holdfast_core::finding::{Finding, Fingerprint, Severity, Transition};
 use holdfast_protocol::v1;
 use holdfast_protocol::v1::collector_client::CollectorClient;
 use support::{
     Running, Site, batch, beat, connect, container_record, container_status, eventually, finding,
-    finding_record, full_record, resolved, submit, transitions,
+    finding_record, full_record, record, resolved, submit, transitions,
 };
 use tonic::Code;
 use tonic::transport::Channel;
@@ -162,7 +162,7 @@ async fn a_bad_record_is_counted_and_does_not_hold_up_its_spool() {
     let site = Site::new();
     let running = site.start("").await;
     let mut agent = connect(running.grpc, site.node("n-1")).await.unwrap();
-    let garbage = support::record(1, v1::record::Body::Finding(b"{\"schema\":".to_vec()));
+    let garbage = record(1, v1::record::Body::Finding(b"{\"schema\":".to_vec()));
     let others = finding_record(2, &finding("n-2", "c", "a"));
     let good = finding("n-1", "c", "b");
     let sent = batch(7, vec![garbage, others, finding_record(3, &good)]);
@@ -195,7 +195,7 @@ async fn a_malformed_batch_and_one_that_is_too_large_are_refused_and_store_nothi
         agent.submit(own_epoch).await.unwrap_err().code(),
         Code::InvalidArgument
     );
-    let large = support::record(1, v1::record::Body::Finding(vec![b' '; 5 << 20]));
+    let large = record(1, v1::record::Body::Finding(vec![b' '; 5 << 20]));
     assert_eq!(
         agent
             .submit(batch(7, vec![large]))
@@ -249,6 +249,48 @@ async fn a_full_report_resolves_what_it_does_not_name_and_ends_containers() {
         .map(|container| container["running"].as_bool().unwrap())
         .collect();
     assert_eq!(is_running, [true, false]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_report_resolves_on_its_own_containers_only() {
+    let site = Site::new();
+    let running = site.start("").await;
+    let mut agent = connect(running.grpc, site.node("n-1")).await.unwrap();
+    let open = ["c-1", "c-2", "c-3"].map(|container| finding("n-1", container, container));
+    let sent = open.iter().zip(1..);
+    let sent = sent.map(|(finding, sequence)| finding_record(sequence, finding));
+    submit(&mut agent, batch(7, sent.collect())).await;
+    let id = |id: &str| v1::ContainerId {
+        namespace: "default".to_owned(),
+        id: id.to_owned(),
+    };
+    let nothing_on = |container| v1::OpenContainer {
+        container: Some(id(container)),
+        fingerprints: Vec::new(),
+    };
+    let part = |sequence, part| record(sequence, v1::record::Body::Full(part));
+    let is_open =
+        async |finding: &Finding| one(&running, finding.fingerprint).await["state"] == "open";
+
+    let first = v1::FullReport {
+        open: vec![nothing_on("c-1")],
+        census: None,
+    };
+    submit(&mut agent, batch(7, vec![part(4, first)])).await;
+    assert!(!is_open(&open[0]).await);
+    assert!(is_open(&open[1]).await && is_open(&open[2]).await);
+
+    // The part about c-2, which does not run, was lost; nobody knows c-3 any more.
+    let last = v1::FullReport {
+        open: Vec::new(),
+        census: Some(v1::Census {
+            running: vec![id("c-1")],
+            known: vec![id("c-2")],
+        }),
+    };
+    submit(&mut agent, batch(7, vec![part(5, last)])).await;
+    assert!(is_open(&open[1]).await && !is_open(&open[2]).await);
     running.stop().await;
 }
 

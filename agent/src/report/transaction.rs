@@ -1,5 +1,7 @@
 //! What the ledger does within one transaction: a look, an end, a full report, each with its records.
 
+use std::collections::HashSet;
+
 use holdfast_core::container::ContainerKey;
 use holdfast_core::coverage::ContainerStatus;
 use holdfast_core::finding::{Finding, Transition};
@@ -13,6 +15,10 @@ use super::error::{Fault, LedgerError};
 use super::record::{Again, MAX_PAYLOAD_BYTES, RecordKind, Report};
 use super::spool::Spool;
 use crate::state::{self, Known, RowKey, State};
+
+/// A part of a full report. It is in memory about three times while it is sent; one container has at most
+/// 10,000 places of 16 bytes.
+const MAX_PART_BYTES: usize = 256 << 10;
 
 /// One transaction over state and spool.
 #[derive(Debug)]
@@ -67,32 +73,41 @@ impl Transaction<'_> {
         running: &[ContainerKey],
         now: Timestamp,
     ) -> Result<(), Fault> {
-        let mut report = v1::FullReport {
-            places: Vec::new(),
-            containers: running.iter().map(container_id).collect(),
-        };
         let known = self.state.known()?;
-        for Known { about, .. } in &known {
-            let row = state::key_of(&about.container).map_err(refused)?;
-            for (fingerprint, _) in self.state.open_places(&row)? {
-                report.places.push(v1::OpenPlace {
-                    fingerprint: fingerprint.as_bytes().to_vec(),
-                    container: Some(container_id(&about.container.key())),
-                });
-            }
-        }
-        let bytes = report.encoded_len();
-        if bytes > MAX_PAYLOAD_BYTES {
-            return Err(refused(LedgerError::ReportTooLong { bytes }));
-        }
         let kind = self.spool.begin_report();
         if kind == Report::Documents {
             self.restate(&known, now)?;
         }
-        let payload = report.encode_to_vec();
+        let mut part = v1::FullReport::default();
+        for Known { about, .. } in &known {
+            let row = state::key_of(&about.container).map_err(refused)?;
+            let mut fingerprints = Vec::new();
+            for (fingerprint, _) in self.state.open_places(&row)? {
+                fingerprints.extend_from_slice(&fingerprint.as_bytes()[..]);
+            }
+            let open = v1::OpenContainer {
+                container: Some(container_id(&about.container.key())),
+                fingerprints,
+            };
+            if part.encoded_len().saturating_add(open.encoded_len()) > MAX_PART_BYTES {
+                self.spool_part(&std::mem::take(&mut part))?;
+            }
+            part.open.push(open);
+        }
+        part.census = Some(census(running, &known));
+        self.spool_part(&part)?;
+        self.spool.end_report(kind);
+        Ok(())
+    }
+
+    fn spool_part(&mut self, part: &v1::FullReport) -> Result<(), Fault> {
+        let bytes = part.encoded_len();
+        if bytes > MAX_PAYLOAD_BYTES {
+            return Err(refused(LedgerError::ReportTooLong { bytes }));
+        }
+        let payload = part.encode_to_vec();
         self.spool
             .append(RecordKind::FullReport, Again::Repeatable, &payload)?;
-        self.spool.end_report(kind);
         Ok(())
     }
 
@@ -114,6 +129,18 @@ impl Transaction<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn census(running: &[ContainerKey], known: &[Known]) -> v1::Census {
+    let is_running: HashSet<&ContainerKey> = running.iter().collect();
+    let others = known.iter().map(|known| known.about.container.key());
+    v1::Census {
+        running: running.iter().map(container_id).collect(),
+        known: others
+            .filter(|key| !is_running.contains(key))
+            .map(|key| container_id(&key))
+            .collect(),
     }
 }
 

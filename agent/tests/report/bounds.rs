@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use crate::support::{
-    BOTH, COLLECTOR, Open, about, at, condition, findings, key, look, open, open_as, opened,
+    BOTH, COLLECTOR, Open, about, at, condition, findings, key, look, named, open, open_as, opened,
     reports, told,
 };
 
@@ -116,7 +116,7 @@ async fn a_report_with_documents_heals_a_full_spool_once_there_is_room() {
     told.sort_by(|a, b| a.1.cmp(&b.1));
     let updated = |subject: &str| (Transition::Updated, subject.to_owned());
     assert_eq!(told, subjects.map(updated));
-    assert_eq!(reports(&restated)[0].places.len(), 4);
+    assert_eq!(named(&reports(&restated)[0]), 4);
     let stats = open.ledger.stats().borrow().clone();
     assert!(!stats.full_report_due);
     assert_eq!(stats.dropped, dropped, "the count stays");

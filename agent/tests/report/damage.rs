@@ -8,7 +8,9 @@ use redb::{Database, ReadableTable, TableDefinition};
 use rustix::fs::{CWD, Mode};
 use tempfile::TempDir;
 
-use crate::support::{Numbers, Open, at, copy, file, findings, key, open, opened, reports, told};
+use crate::support::{
+    Numbers, Open, at, copy, file, findings, key, named, open, opened, reports, told,
+};
 
 const FINDINGS: TableDefinition<'static, u64, &'static [u8]> =
     TableDefinition::new("spool-findings");
@@ -204,7 +206,7 @@ async fn a_place_that_fails_its_check_is_found_again_by_the_next_look() {
         .await
         .unwrap();
     let report = reports(&after.waiting().await).pop().unwrap();
-    assert_eq!(report.places.len(), 1);
+    assert_eq!(named(&report), 1);
 }
 
 fn aside(directory: &Path, number: u32) -> PathBuf {

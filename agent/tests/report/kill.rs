@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Numbers, at, findings, key, open, reports};
+use crate::support::{Numbers, at, findings, key, named, open, reports};
 
 /// A kill test proves little with a few kills; scripts/test nightly has the long one with all parts.
 const ROUNDS: u64 = 25;
@@ -100,7 +100,7 @@ async fn every_answered_look_is_there_exactly_once_after_kill_9() {
         open.ledger.full_report(running, at(1)).await.unwrap();
         let report = reports(&open.waiting().await).pop().unwrap();
         assert_eq!(
-            report.places.len(),
+            named(&report),
             found.len(),
             "round {round}: places and records disagree"
         );
@@ -142,7 +142,7 @@ async fn recorded_when_killed_at(point: &str) -> usize {
     let running = CONTAINERS.iter().chain(&["d"]).map(|id| key(id)).collect();
     open.ledger.full_report(running, at(1)).await.unwrap();
     let report = reports(&open.waiting().await).pop().unwrap();
-    assert_eq!(report.places.len(), recorded);
+    assert_eq!(named(&report), recorded);
     recorded
 }
 

@@ -4,10 +4,11 @@ use holdfast_agent::report::{Bounds, Consumers, Ledger, LedgerError, RecordKind}
 use holdfast_core::coverage::{CheckStatus, ContainerStatus, Outcome, SCHEMA};
 use holdfast_core::finding::{Check, Resolution, Transition};
 use holdfast_core::place::Look;
+use holdfast_protocol::v1;
 use tempfile::TempDir;
 
 use crate::support::{
-    BOTH, COLLECTOR, about, at, findings, key, look, open, open_as, opened, reports, told,
+    BOTH, COLLECTOR, about, at, findings, key, look, named, open, open_as, opened, reports, told,
 };
 
 fn status(second: i64, outcome: Outcome) -> ContainerStatus {
@@ -232,9 +233,43 @@ async fn a_new_ledger_owes_a_report_of_names() {
     let waiting = open.waiting().await;
     assert_eq!(findings(&waiting).len(), 3, "no document twice");
     let report = reports(&waiting).pop().unwrap();
-    assert_eq!(report.places.len(), 1);
-    let names: Vec<_> = report.containers.iter().map(|c| c.id.as_str()).collect();
+    assert_eq!(named(&report), 1);
+    let names: Vec<_> = report
+        .census
+        .as_ref()
+        .unwrap()
+        .running
+        .iter()
+        .map(|c| c.id.as_str())
+        .collect();
     assert_eq!(names, ["c", "quiet"]);
+}
+
+#[tokio::test]
+async fn a_long_report_comes_in_parts_and_the_last_one_counts_the_containers() {
+    let directory = TempDir::new().unwrap();
+    let open = open(directory.path());
+    let many: Vec<String> = (0..9_000).map(|number| format!("p{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    open.look("a", &many).await;
+    open.look("b", &many).await;
+    open.look("c", &[]).await;
+
+    open.ledger
+        .full_report(vec![key("b"), key("c")], at(1))
+        .await
+        .unwrap();
+
+    let parts = reports(&open.waiting().await);
+    let seen: Vec<_> = parts
+        .iter()
+        .map(|part| (named(part), part.open.len(), part.census.is_some()))
+        .collect();
+    assert_eq!(seen, [(9_000, 1, false), (9_000, 2, true)]);
+    let census = parts.last().unwrap().census.clone().unwrap();
+    let ids = |ids: &[v1::ContainerId]| ids.iter().map(|id| id.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&census.running), ["b", "c"]);
+    assert_eq!(ids(&census.known), ["a"]);
 }
 
 #[tokio::test]

@@ -145,9 +145,15 @@ impl Model {
         let mut named: Vec<_> = reports(&waiting)
             .pop()
             .unwrap()
-            .places
+            .open
             .into_iter()
-            .map(|place| (place.container.unwrap().id, place.fingerprint))
+            .flat_map(|open| {
+                let id = open.container.unwrap().id;
+                let fingerprints = open.fingerprints.chunks(16).map(<[u8]>::to_vec);
+                fingerprints
+                    .map(|print| (id.clone(), print))
+                    .collect::<Vec<_>>()
+            })
             .collect();
         named.sort();
         let mut due = Vec::new();

@@ -162,6 +162,15 @@ pub(crate) fn opened(subject: &str) -> (Transition, String) {
     (Transition::Opened, subject.to_owned())
 }
 
+/// How many places a full report names.
+pub(crate) fn named(report: &v1::FullReport) -> usize {
+    report
+        .open
+        .iter()
+        .map(|open| open.fingerprints.len() / 16)
+        .sum()
+}
+
 /// The full reports among records.
 pub(crate) fn reports(records: &[SpoolRecord]) -> Vec<v1::FullReport> {
     records

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-use crate::support::{Open, at, findings, key, open, reports};
+use crate::support::{Open, at, findings, key, named, open, reports};
 
 /// What the collector does with a batch.
 enum Reply {
@@ -364,7 +364,7 @@ async fn a_collector_that_asks_gets_a_full_report() {
     let Some(Body::Full(report)) = &batch.records.last().unwrap().body else {
         panic!("the report comes last");
     };
-    assert_eq!(report.places.len(), 1);
+    assert_eq!(named(report), 1);
 }
 
 #[tokio::test]

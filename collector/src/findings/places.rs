@@ -9,7 +9,7 @@ use holdfast_core::finding::{Finding, Fingerprint, Resolution, Transition};
 use holdfast_daemon::fail_point;
 
 use super::life::{Moment, Seen, Touched, join};
-use super::{Applied, Batch, Body, Brief, Full, cut};
+use super::{Applied, Batch, Body, Brief, Census, FullReport, cut};
 use crate::store::{
     ContainerRow, EpochRow, HistoryRow, OWN_EPOCH, PlaceKey, PlaceRow, StoreError, Tx,
 };
@@ -85,8 +85,8 @@ impl<'t, 'w, 'b> Moves<'t, 'w, 'b> {
                     self.container(&batch.node, status, document);
                 }
                 Body::Full(full) => {
-                    applied.has_full_report = true;
-                    applied.unknown_places = self.full_report(&batch.node, full).await?;
+                    applied.has_full_report |= full.census.is_some();
+                    applied.unknown_places += self.full_report(&batch.node, full).await?;
                 }
                 Body::Refused => {}
             }
@@ -194,13 +194,13 @@ impl<'t, 'w, 'b> Moves<'t, 'w, 'b> {
         self.containers.insert((node.to_owned(), key), row);
     }
 
-    /// Resolves what a full report does not name; gives the number of places that only it knows.
-    async fn full_report(&mut self, node: &str, full: &Full) -> Result<u64, StoreError> {
-        let named: BTreeSet<PlaceKey> = full
-            .places
-            .iter()
-            .map(|(fingerprint, container)| place_key(*fingerprint, node, container.as_ref()))
-            .collect();
+    /// Resolves what a part of a full report does not name; gives the number of places that only it knows.
+    async fn full_report(&mut self, node: &str, full: &FullReport) -> Result<u64, StoreError> {
+        let named = |(container, open): (&ContainerKey, &Vec<Fingerprint>)| {
+            let key = |fingerprint| place_key(fingerprint, node, Some(container));
+            open.iter().copied().map(key).collect::<Vec<_>>()
+        };
+        let named: BTreeSet<PlaceKey> = full.open.iter().flat_map(named).collect();
         for place in self.tx.open_places(node).await? {
             self.places.entry(place.key.clone()).or_insert(place);
         }
@@ -213,10 +213,14 @@ impl<'t, 'w, 'b> Moves<'t, 'w, 'b> {
             .map(|place| place.key.clone())
             .collect();
         let unknown = named.len() - open.iter().filter(|key| named.contains(*key)).count();
-        for key in open.into_iter().filter(|key| !named.contains(key)) {
-            self.not_reported(node, key).await?;
+        for key in open {
+            if !named.contains(&key) && speaks_of(full, &key) {
+                self.not_reported(node, key).await?;
+            }
         }
-        self.end_containers(node, &full.containers).await?;
+        if let Some(census) = &full.census {
+            self.end_containers(node, &census.running).await?;
+        }
         Ok(u64::try_from(unknown).unwrap_or(u64::MAX))
     }
 
@@ -308,6 +312,17 @@ impl<'t, 'w, 'b> Moves<'t, 'w, 'b> {
         }
         self.tx.put_findings(&changed).await
     }
+}
+
+/// Whether a part says everything about the container of a place.
+fn speaks_of(full: &FullReport, place: &PlaceKey) -> bool {
+    let container = ContainerKey {
+        namespace: place.namespace.clone(),
+        id: place.container.clone(),
+    };
+    let is_counted =
+        |census: &Census| census.running.contains(&container) || census.known.contains(&container);
+    full.open.contains_key(&container) || full.census.as_ref().is_some_and(|it| !is_counted(it))
 }
 
 fn place_keys(batch: &Batch) -> impl Iterator<Item = PlaceKey> {

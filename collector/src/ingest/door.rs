@@ -9,7 +9,7 @@ use holdfast_core::display;
 use holdfast_core::finding::{Finding, FindingError, Fingerprint, ImageRef, Kind};
 use holdfast_protocol::{MAX_BATCH_RECORDS, v1};
 
-use crate::findings::{Batch, Body, Full, Record};
+use crate::findings::{Batch, Body, Census, FullReport, Record};
 use crate::store::OWN_EPOCH;
 use crate::telemetry::Refused;
 
@@ -144,17 +144,29 @@ fn container(node: &str, json: Vec<u8>) -> Result<Body, Refused> {
     Ok(Body::Container(Box::new(status), document))
 }
 
-fn full_report(full: v1::FullReport) -> Result<Full, Refused> {
-    let places = full.places.into_iter().map(|place| {
-        let raw =
-            <[u8; 16]>::try_from(place.fingerprint.as_slice()).map_err(|_length| Refused::Place)?;
-        let container = place.container.map(container_key).transpose()?;
-        Ok((Fingerprint::from_bytes(raw), container))
+fn full_report(full: v1::FullReport) -> Result<FullReport, Refused> {
+    let open = full.open.into_iter().map(|open| {
+        let container = container_key(open.container.ok_or(Refused::Place)?)?;
+        let (fingerprints, rest) = open.fingerprints.as_chunks::<16>();
+        if !rest.is_empty() {
+            return Err(Refused::Place);
+        }
+        let fingerprints = fingerprints.iter().copied().map(Fingerprint::from_bytes);
+        Ok((container, fingerprints.collect()))
     });
-    let containers = full.containers.into_iter().map(container_key);
-    Ok(Full {
-        places: places.collect::<Result<_, Refused>>()?,
-        containers: containers.collect::<Result<BTreeSet<_>, Refused>>()?,
+    Ok(FullReport {
+        open: open.collect::<Result<_, Refused>>()?,
+        census: full.census.map(census).transpose()?,
+    })
+}
+
+fn census(census: v1::Census) -> Result<Census, Refused> {
+    let keys = |ids: Vec<v1::ContainerId>| -> Result<BTreeSet<ContainerKey>, Refused> {
+        ids.into_iter().map(container_key).collect()
+    };
+    Ok(Census {
+        running: keys(census.running)?,
+        known: keys(census.known)?,
     })
 }
 
@@ -349,13 +361,16 @@ mod tests {
 
     #[test]
     fn a_full_report_with_a_short_fingerprint_is_refused() {
-        let place = v1::OpenPlace {
-            fingerprint: vec![1; 15],
-            container: None,
+        let open = v1::OpenContainer {
+            container: Some(v1::ContainerId {
+                namespace: "k8s.io".to_owned(),
+                id: "c".to_owned(),
+            }),
+            fingerprints: vec![1; 31],
         };
         let full = v1::FullReport {
-            places: vec![place],
-            containers: vec![],
+            open: vec![open],
+            census: None,
         };
         assert_eq!(full_report(full).err(), Some(Refused::Place));
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::findings::cut;
+use crate::findings::{Applied, cut};
 use crate::store::{EpochRow, NodeRow};
 use crate::telemetry::NodeState;
 
@@ -87,6 +87,8 @@ struct Node {
     earlier_epochs: VecDeque<u64>,
     /// The spool whose full report we have.
     full_epoch: Option<u64>,
+    /// Places that the parts of a full report so far have named and that we do not know.
+    unknown_places: u64,
     asked_at: Option<Instant>,
     beat: Option<Beat>,
 }
@@ -190,12 +192,18 @@ impl Fleet {
         is_wanted && is_due
     }
 
-    /// A full report was stored. One that names places which we do not know is not enough: their
-    /// documents are missing.
-    pub fn full_report(&self, name: &str, epoch: u64, unknown_places: u64) {
-        if let Some(node) = self.nodes().get_mut(name) {
-            node.full_epoch = (unknown_places == 0).then_some(epoch);
-            if unknown_places == 0 {
+    /// A batch was stored, perhaps with parts of a full report. A report that names places which we do not
+    /// know is not enough: their documents are missing.
+    pub fn reported(&self, name: &str, epoch: u64, applied: &Applied) {
+        let mut nodes = self.nodes();
+        let Some(node) = nodes.get_mut(name) else {
+            return;
+        };
+        node.unknown_places += applied.unknown_places;
+        if applied.has_full_report {
+            let is_known = std::mem::take(&mut node.unknown_places) == 0;
+            node.full_epoch = is_known.then_some(epoch);
+            if is_known {
                 node.asked_at = None;
             }
         }
@@ -318,6 +326,7 @@ impl Node {
             epoch: None,
             earlier_epochs: VecDeque::new(),
             full_epoch: None,
+            unknown_places: 0,
             asked_at: None,
             beat: None,
         }
@@ -434,6 +443,20 @@ mod tests {
         assert_eq!(names(fleet.newly_silent(awake + seconds(46))), ["n"]);
     }
 
+    fn part(unknown_places: u64) -> Applied {
+        Applied {
+            unknown_places,
+            ..Applied::default()
+        }
+    }
+
+    fn last(unknown_places: u64) -> Applied {
+        Applied {
+            has_full_report: true,
+            ..part(unknown_places)
+        }
+    }
+
     #[test]
     fn a_new_spool_is_asked_for_a_full_report_until_it_has_come() {
         let start = Instant::now();
@@ -444,11 +467,17 @@ mod tests {
         assert!(beat(1, 0));
         assert!(!beat(1, 15), "asked already");
         assert!(beat(1, 120), "it has not come");
-        fleet.full_report("n", 1, 0);
+        fleet.reported("n", 1, &last(0));
         assert!(!beat(1, 300));
         assert!(beat(2, 315), "a new spool");
-        fleet.full_report("n", 2, 3);
+        fleet.reported("n", 2, &last(3));
         assert!(beat(2, 500), "it named places that we do not know");
+        fleet.reported("n", 2, &part(3));
+        fleet.reported("n", 2, &last(0));
+        assert!(beat(2, 700), "a part before the last one did");
+        fleet.reported("n", 2, &part(0));
+        fleet.reported("n", 2, &last(0));
+        assert!(!beat(2, 900));
     }
 
     #[test]

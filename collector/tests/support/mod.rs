@@ -11,7 +11,7 @@
 
 pub mod program;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -300,16 +300,30 @@ pub fn full_record(sequence: u64, open: &[&Finding], containers: &[&str]) -> v1:
         namespace: container.namespace.clone(),
         id: container.id.clone(),
     };
-    let places = open.iter().map(|finding| v1::OpenPlace {
-        fingerprint: finding.fingerprint.as_bytes().to_vec(),
-        container: finding.container.as_ref().map(id),
-    });
-    let full = v1::FullReport {
-        places: places.collect(),
-        containers: containers
+    let mut places: BTreeMap<(String, String), Vec<u8>> = BTreeMap::new();
+    for finding in open {
+        let key = finding.container.as_ref().unwrap().key();
+        let fingerprints = places.entry((key.namespace, key.id)).or_default();
+        fingerprints.extend_from_slice(finding.fingerprint.as_bytes());
+    }
+    for name in containers {
+        let key = container_ref(name).key();
+        places.entry((key.namespace, key.id)).or_default();
+    }
+    let open = |((namespace, id), fingerprints)| v1::OpenContainer {
+        container: Some(v1::ContainerId { namespace, id }),
+        fingerprints,
+    };
+    let census = v1::Census {
+        running: containers
             .iter()
             .map(|name| id(&container_ref(name)))
             .collect(),
+        known: Vec::new(),
+    };
+    let full = v1::FullReport {
+        open: places.into_iter().map(open).collect(),
+        census: Some(census),
     };
     record(sequence, v1::record::Body::Full(full))
 }
