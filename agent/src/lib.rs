@@ -28,6 +28,7 @@ pub mod link;
 pub mod reconcile;
 pub mod report;
 pub mod runtime;
+pub mod sources;
 pub mod state;
 pub mod telemetry;
 pub mod trust;
@@ -54,19 +55,16 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::files::keep::Keep;
 use crate::files::tables::Tables;
-use crate::inspect::{Content, Inspector, Shared};
+use crate::inspect::{Content, Shared};
 use crate::link::{CollectorAddress, TlsSource};
 use crate::reconcile::{Parts, Reconcile};
 use crate::report::{
     Bounds, Consumers, Ledger, LedgerError, Pace, Sink, Uplink, UplinkState, Vitals,
 };
-use crate::runtime::containerd::{Containerd, Timing};
-use crate::runtime::sockets;
+use crate::runtime::containerd::Timing;
+use crate::sources::{EVENT_QUEUE, Sources, Wanted};
 use crate::telemetry::Metrics;
 use crate::trust::{Trust, TrustError};
-
-/// Events that wait for the main loop; more and it lists again.
-const EVENT_QUEUE: usize = 4096;
 
 /// How often the numbers of spool and uplink are brought up to date.
 const VITALS: Duration = Duration::from_secs(1);
@@ -107,7 +105,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let shared = Arc::new(shared(&config, node, metrics.clone())?);
     let (ledger, writer) = open_ledger(&config)?;
     let vitals = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
-    let known = ledger.known().await?;
+    let known = ledger.known().await.unwrap_or_else(|error| {
+        // A full disk, say. What was known counts as first sight; what runs is watched all the same.
+        tracing::error!(%error, "What was known of the containers cannot be read.");
+        Vec::new()
+    });
     let remembered = known
         .into_iter()
         .filter_map(|known| Some((known.about.container.key(), known.identity?)));
@@ -247,26 +249,14 @@ fn start_watching(
         ..Timing::default()
     };
     let (events_in, events) = mpsc::channel(EVENT_QUEUE);
-    let mut runtimes = Vec::new();
-    for (index, socket) in sockets_of(&config.containerd.sockets)
-        .into_iter()
-        .enumerate()
-    {
-        let runtime = Arc::new(Containerd::new(socket.clone(), timing));
-        let (name, events_in) = (socket.display().to_string(), events_in.clone());
-        let inspector = Arc::new(Inspector::new(Arc::clone(&runtime), Arc::clone(shared)));
-        supervisor.spawn(
-            "events",
-            forward(Arc::clone(&runtime), index, events_in, supervisor.stop()),
-        );
-        runtimes.push(reconcile::Watching {
-            name,
-            runtime,
-            inspector,
-        });
-    }
+    let (runtimes_in, runtimes) = mpsc::channel(1);
+    let sources = Sources::new(Arc::clone(shared), timing, events_in);
+    let wanted = Wanted::new(&config.containerd.sockets, PathBuf::from("/"));
+    supervisor.spawn(
+        "sources",
+        sources.run(wanted, runtimes_in, supervisor.stop()),
+    );
     let parts = Parts {
-        runtimes,
         shared: Arc::clone(shared),
         ledger: watching.ledger,
         readiness: watching.readiness,
@@ -277,40 +267,8 @@ fn start_watching(
     let reconcile = Reconcile::new(parts);
     supervisor.spawn(
         "reconcile",
-        forever(reconcile.run(events, supervisor.stop())),
+        forever(reconcile.run(runtimes, events, supervisor.stop())),
     );
-}
-
-/// The sockets that are configured, else those that exist.
-pub fn sockets_of(configured: &[PathBuf]) -> Vec<PathBuf> {
-    if configured.is_empty() {
-        sockets::discover(Path::new("/")).containerd
-    } else {
-        configured.to_vec()
-    }
-}
-
-async fn forward(
-    runtime: Arc<Containerd>,
-    index: usize,
-    events: mpsc::Sender<(usize, runtime::events::Event)>,
-    mut stop: Stop,
-) -> Result<(), Infallible> {
-    use crate::runtime::Runtime as _;
-    let (own_in, mut own) = mpsc::channel(EVENT_QUEUE);
-    let passing_on = async {
-        while let Some(event) = own.recv().await {
-            if events.send((index, event)).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = stopped(&mut stop) => {}
-        () = runtime.watch(own_in) => {}
-        () = passing_on => {}
-    }
-    Ok(())
 }
 
 async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {

@@ -2,8 +2,8 @@
 //!
 //! An event is a hint that makes us look sooner; the look is the truth. After every (re)connection and
 //! on a timer everything is listed again, so a lost event costs latency, never truth. Handlers here are
-//! synchronous and quick; whatever waits runs as a `Job` in a bounded set beside the loop, and a full
-//! set stops the intake instead of growing.
+//! synchronous and quick; whatever waits runs as a `Job` in a bounded set beside the loop. Looks have lanes
+//! of their own (`lanes.rs`): a container whose look takes long delays only others like it.
 //!
 //! What must never happen here: a finding resolved because a list was empty or could not be had; a
 //! container that ends the looks at the others; two looks at one container at a time.
@@ -11,6 +11,7 @@
 //! Long because the loop, its handlers and what starts jobs are read together.
 
 mod job;
+mod lanes;
 mod layer_book;
 mod watched;
 
@@ -26,8 +27,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use self::job::{Done, Job};
+use self::lanes::Lanes;
 use self::layer_book::LayerBook;
-
 use self::watched::{Outcome, Watched};
 use crate::config;
 use crate::files::layers::LayerKey;
@@ -37,8 +38,11 @@ use crate::runtime::Runtime;
 use crate::runtime::events::Event;
 use crate::runtime::list::Found;
 
-/// Jobs at one time: two cores' worth of looks, and lists beside them.
-const MAX_JOBS: usize = 6;
+/// Jobs of each kind at one time, looks apart: what only asks the runtime or the ledger never waits for looks.
+const MAX_JOBS: usize = 4;
+
+/// Events that wait to be asked about; at most this many, then the intake stops instead of growing.
+const MAX_TO_FIND: usize = 10_000;
 
 /// How often the loop asks itself what is due.
 const TICK: Duration = Duration::from_millis(200);
@@ -54,9 +58,7 @@ pub const CONDITIONS: [&str; 2] = ["containerd", "inventory"];
 
 /// What the loop works with.
 #[derive(Debug)]
-pub struct Parts<R> {
-    /// The runtimes.
-    pub runtimes: Vec<Watching<R>>,
+pub struct Parts {
     /// What all looks share.
     pub shared: Arc<Shared>,
     /// Places and spool.
@@ -111,8 +113,11 @@ struct Source<R> {
     /// Why its list cannot be trusted now; `None` once connected and listed.
     away: Option<String>,
     is_connected: bool,
+    is_reported_away: bool,
     listing: Listing,
     next_list: Instant,
+    /// Containers whose namespace and id another runtime's container has: they are not watched, and said.
+    doubles: BTreeSet<ContainerKey>,
 }
 
 impl<R> Source<R> {
@@ -127,7 +132,7 @@ impl<R> Source<R> {
 /// The loop's state.
 #[derive(Debug)]
 pub struct Reconcile<R> {
-    parts: Parts<R>,
+    parts: Parts,
     sources: Vec<Source<R>>,
     watched: BTreeMap<ContainerKey, Watched>,
     /// Containers of which an event or a list has spoken, to be asked for by name.
@@ -141,22 +146,22 @@ pub struct Reconcile<R> {
     next_gauges: Instant,
     jobs: JoinSet<Done>,
     /// What a running job is about, so that one that panicked gives its container back.
-    about: HashMap<tokio::task::Id, Job>,
+    about: HashMap<tokio::task::Id, Running>,
+}
+
+/// A running job.
+#[derive(Debug)]
+struct Running {
+    job: Job,
+    since: Instant,
 }
 
 impl<R: Runtime> Reconcile<R> {
     /// A loop that knows of nothing yet.
-    pub fn new(mut parts: Parts<R>) -> Self {
+    pub fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let source = |watching| Source {
-            watching,
-            away: Some("not connected yet".to_owned()),
-            is_connected: false,
-            listing: Listing::Idle,
-            next_list: now,
-        };
         Self {
-            sources: parts.runtimes.drain(..).map(source).collect(),
+            sources: Vec::new(),
             watched: BTreeMap::new(),
             to_find: BTreeSet::new(),
             finding: BTreeSet::new(),
@@ -171,8 +176,13 @@ impl<R: Runtime> Reconcile<R> {
         }
     }
 
-    /// Runs until stopped. Events carry the index of their runtime.
-    pub async fn run(mut self, mut events: mpsc::Receiver<(usize, Event)>, mut stop: Stop) {
+    /// Runs until stopped. Events carry the number of their runtime, which is its place among `runtimes`.
+    pub async fn run(
+        mut self,
+        mut runtimes: mpsc::Receiver<Watching<R>>,
+        mut events: mpsc::Receiver<(usize, Event)>,
+        mut stop: Stop,
+    ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -180,11 +190,25 @@ impl<R: Runtime> Reconcile<R> {
                 biased; // stop before work, finished work before new work
                 () = stopped(&mut stop) => return,
                 Some(done) = self.jobs.join_next_with_id() => self.on_done(done),
-                Some((source, event)) = events.recv(), if self.jobs.len() < MAX_JOBS => self.on_event(source, event),
+                Some(watching) = runtimes.recv() => self.on_runtime(watching),
+                Some((source, event)) = events.recv(), if self.to_find.len() < MAX_TO_FIND => self.on_event(source, event),
                 _ = tick.tick() => self.on_tick(),
             }
             self.start_what_is_due();
         }
+    }
+
+    fn on_runtime(&mut self, watching: Watching<R>) {
+        self.sources.push(Source {
+            watching,
+            away: Some("not connected yet".to_owned()),
+            is_connected: false,
+            is_reported_away: false,
+            listing: Listing::Idle,
+            next_list: Instant::now(),
+            doubles: BTreeSet::new(),
+        });
+        self.publish_readiness();
     }
 
     fn on_tick(&mut self) {
@@ -206,7 +230,8 @@ impl<R: Runtime> Reconcile<R> {
                 source.away = Some("connected, not listed yet".to_owned());
             }
             Event::Disconnected { reason } => {
-                if source.is_connected {
+                if source.is_connected || !source.is_reported_away {
+                    source.is_reported_away = true;
                     tracing::warn!(socket = %source.watching.name, %reason, "Runtime is away.");
                 }
                 source.is_connected = false;
@@ -240,21 +265,22 @@ impl<R: Runtime> Reconcile<R> {
     fn on_done(&mut self, done: Result<(tokio::task::Id, Done), JoinError>) {
         match done {
             Ok((id, done)) => {
-                self.about.remove(&id);
-                self.on_job_done(done);
+                let running = self.about.remove(&id);
+                let took = running.map_or(Duration::ZERO, |running| running.since.elapsed());
+                self.on_job_done(done, took);
             }
             Err(error) => {
                 // A panic is a defect of ours: the container is looked at again, and the log says so.
                 tracing::error!(%error, "Job failed.");
-                if let Some(job) = self.about.remove(&error.id()) {
-                    self.on_job_failed(job);
+                if let Some(running) = self.about.remove(&error.id()) {
+                    self.on_job_failed(running.job);
                 }
             }
         }
         self.publish_readiness();
     }
 
-    fn on_job_done(&mut self, done: Done) {
+    fn on_job_done(&mut self, done: Done, took: Duration) {
         let now = Instant::now();
         match done {
             Done::Listed { source, result } => self.on_listed(source, result),
@@ -271,7 +297,6 @@ impl<R: Runtime> Reconcile<R> {
                 memory,
                 outcome,
             } => {
-                let next = now + self.parts.scan.upper_interval.get();
                 if let Outcome::Repeat { reason } = &outcome {
                     self.parts.shared.metrics.looks_repeated.inc();
                     tracing::debug!(container = %key.id, %reason, "Look is repeated.");
@@ -279,7 +304,8 @@ impl<R: Runtime> Reconcile<R> {
                     self.to_find.insert((source, key.clone()));
                 }
                 if let Some(watched) = self.watched.get_mut(&key) {
-                    watched.on_looked(memory, &outcome, next);
+                    let interval = self.parts.scan.upper_interval.get();
+                    watched.on_looked(memory, &outcome, took, interval);
                     self.layers.use_by(&key, watched.layers(), now);
                 }
             }
@@ -358,6 +384,9 @@ impl<R: Runtime> Reconcile<R> {
         };
         let listed: BTreeSet<ContainerKey> =
             found.iter().map(|found| found.record.key.clone()).collect();
+        if let Some(source) = self.sources.get_mut(index) {
+            source.doubles.clear();
+        }
         for one in found {
             self.upsert(index, one, meeting);
         }
@@ -397,11 +426,29 @@ impl<R: Runtime> Reconcile<R> {
             self.count_containers();
             return;
         };
+        if watched.source != index {
+            self.on_double(index, key);
+            return;
+        }
         if watched.meet(found) || meeting == Meeting::Anew {
             watched.look_soon(Depth::Whole);
         }
         if meeting == Meeting::Anew {
             watched.is_looked_at = false;
+        }
+    }
+
+    /// Two runtimes have a container of one namespace and id: the first one met stays.
+    fn on_double(&mut self, index: usize, key: ContainerKey) {
+        let Some(source) = self.sources.get_mut(index) else {
+            return;
+        };
+        if !source.doubles.contains(&key) {
+            tracing::error!(
+                socket = %source.watching.name, namespace = %key.namespace, container = %key.id,
+                "Another runtime has a container of this name; this one is not checked."
+            );
+            source.doubles.insert(key);
         }
     }
 
@@ -422,44 +469,50 @@ impl<R: Runtime> Reconcile<R> {
         for index in 0..self.sources.len() {
             self.start_list(index, now);
         }
-        while self.has_room()
-            && let Some((source, key)) = self.to_find.pop_first()
+        while self.running(|job| matches!(job, Job::Find { .. })) < MAX_JOBS
+            && let Some((source, key)) = self.next_to_find()
         {
-            if self.finding.insert(key.clone()) {
-                self.start(Job::Find { source, key });
-            }
+            self.start(Job::Find { source, key });
         }
-        while self.has_room()
+        while self.running(|job| matches!(job, Job::End { .. })) < MAX_JOBS
             && let Some(key) = self.next_to_end()
         {
             self.start(Job::End { key });
         }
-        while self.has_room()
-            && let Some(key) = self.longest_due(now)
-        {
+        while let Some(key) = self.next_to_look(now) {
             self.start(Job::Look { key });
         }
-        if self.has_room()
-            && let Some(layer) = self.layers.start_due(now)
-        {
+        if let Some(layer) = self.layers.start_due(now) {
             self.start(Job::Compare { layer });
         }
         self.start_reports(now);
     }
 
-    fn has_room(&self) -> bool {
-        self.jobs.len() < MAX_JOBS
+    fn running(&self, of: impl Fn(&Job) -> bool) -> usize {
+        let jobs = self.about.values();
+        jobs.filter(|running| of(&running.job)).count()
+    }
+
+    /// One that is asked for already is asked for again afterwards: the answer may be older than the event.
+    fn next_to_find(&mut self) -> Option<(usize, ContainerKey)> {
+        let free = self
+            .to_find
+            .iter()
+            .find(|(_, key)| !self.finding.contains(key));
+        let next = free.cloned()?;
+        self.to_find.remove(&next);
+        self.finding.insert(next.1.clone());
+        Some(next)
     }
 
     fn start_list(&mut self, index: usize, now: Instant) {
-        let has_room = self.has_room();
         let Some(source) = self.sources.get_mut(index) else {
             return;
         };
         let is_wanted = source.listing == Listing::Wanted
             || (source.listing == Listing::Idle && now >= source.next_list);
         let is_due = source.is_connected && is_wanted;
-        if is_due && has_room {
+        if is_due {
             source.listing = Listing::Running;
             self.parts.shared.metrics.relists.inc();
             self.start(Job::List { source: index });
@@ -470,7 +523,7 @@ impl<R: Runtime> Reconcile<R> {
     /// resolved.
     fn start_reports(&mut self, now: Instant) {
         let is_complete = self.sources.iter().all(|source| source.away.is_none());
-        if !is_complete || !self.has_room() {
+        if !is_complete {
             return;
         }
         if !self.has_ended_absent {
@@ -481,10 +534,7 @@ impl<R: Runtime> Reconcile<R> {
         self.wants_full_report |=
             self.parts.ledger.stats().borrow().full_report_due || now >= self.next_full_report;
         let is_looked_at = self.watched.values().all(|watched| watched.is_looked_at);
-        if self.wants_full_report
-            && is_looked_at
-            && !self.about.values().any(|job| *job == Job::Report)
-        {
+        if self.wants_full_report && is_looked_at && self.running(|job| *job == Job::Report) == 0 {
             self.wants_full_report = false;
             self.next_full_report = now + self.parts.full_report_interval;
             self.start(Job::Report);
@@ -500,11 +550,17 @@ impl<R: Runtime> Reconcile<R> {
         Some(key.clone())
     }
 
-    fn longest_due(&self, now: Instant) -> Option<ContainerKey> {
+    /// The container that has waited longest in a lane that has room.
+    fn next_to_look(&self, now: Instant) -> Option<ContainerKey> {
+        let looks = self
+            .about
+            .values()
+            .filter(|running| matches!(running.job, Job::Look { .. }));
+        let lanes = Lanes::of(looks.map(|running| now.saturating_duration_since(running.since)));
         let due = self
             .watched
             .iter()
-            .filter(|(_, watched)| watched.is_due(now));
+            .filter(|(_, watched)| watched.is_due(now) && lanes.has_room(watched.lane()));
         due.min_by_key(|(_, watched)| watched.next_look)
             .map(|(key, _)| key.clone())
     }
@@ -533,7 +589,11 @@ impl<R: Runtime> Reconcile<R> {
             .values()
             .filter(|watched| !watched.is_looked_at)
             .count();
+        let doubles: usize = self.sources.iter().map(|source| source.doubles.len()).sum();
         let inventory = match (waiting, is_connected) {
+            (0, true) if doubles > 0 => Err(format!(
+                "{doubles} containers are not checked: another runtime has one of the same namespace and id"
+            )),
             (0, true) => Ok(()),
             (0, false) => Err("containers are not listed".to_owned()),
             (waiting, _) => Err(format!("{waiting} containers wait for their first look")),

@@ -67,6 +67,12 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    // Which runtimes there are, handed to the loop one by one.
+    (
+        "agent",
+        "sources",
+        &["inspect", "reconcile", "runtime", "telemetry"],
+    ),
     // The collector's.
     ("collector", "main", &[]),
     ("collector", "cli", ALL),

@@ -19,6 +19,7 @@ use crate::inspect::{Content, Depth, Inspector, Layers, LookError, Looked, Memor
 use crate::runtime::CallError;
 use crate::runtime::containerd::{Containerd, Timing};
 use crate::runtime::list::{Found, list};
+use crate::sources::Wanted;
 use crate::telemetry::Metrics;
 use crate::trust::{Missing, Trust, TrustError};
 
@@ -161,7 +162,7 @@ pub(super) fn checked(selection: &Selection) -> Result<Report, Failure> {
 }
 
 async fn checked_async(selection: &Selection) -> Result<Report, Failure> {
-    let sockets = crate::sockets_of(&selection.sockets);
+    let sockets = Wanted::new(&selection.sockets, PathBuf::from("/")).new_ones();
     if sockets.is_empty() {
         return Err(Failure::NoSocket);
     }

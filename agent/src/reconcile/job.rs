@@ -7,8 +7,8 @@ use holdfast_core::finding::Finding;
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use super::Reconcile;
 use super::watched::Outcome;
+use super::{Reconcile, Running};
 use crate::files::layers::LayerKey;
 use crate::inspect::{Depth, Inspector, Layers, LookError, Looked, Memory};
 use crate::report::{Ledger, LedgerError};
@@ -82,7 +82,7 @@ impl<R: Runtime> Reconcile<R> {
             Job::Report => Some(self.start_report()),
         };
         if let Some(handle) = handle {
-            self.about.insert(handle.id(), job);
+            self.about.insert(handle.id(), Running { job, since: now });
         }
     }
 

@@ -6,6 +6,7 @@ use holdfast_core::finding::{Kind, Severity};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::lanes::{self, Lane};
 use crate::files::layers::LayerKey;
 use crate::inspect::{Depth, Memory};
 use crate::runtime::list::Found;
@@ -49,6 +50,11 @@ pub(super) struct Watched {
     /// What the runtime said while a look had the memory.
     latest: Option<Found>,
     layers: Vec<LayerKey>,
+    /// How long the last look took.
+    took: Duration,
+    /// What the last look left open, and when it was: said also while a look has the memory.
+    open: Vec<(Kind, Severity)>,
+    looked_at: Option<Timestamp>,
     end: End,
 }
 
@@ -80,6 +86,9 @@ impl Watched {
             memory: Some(Box::new(memory)),
             latest: None,
             layers: Vec::new(),
+            took: Duration::ZERO,
+            open: Vec::new(),
+            looked_at: None,
             end: End::No,
         }
     }
@@ -122,11 +131,20 @@ impl Watched {
         Some((memory, if is_whole { Depth::Whole } else { Depth::Upper }))
     }
 
-    pub(super) fn on_looked(&mut self, mut memory: Box<Memory>, outcome: &Outcome, next: Instant) {
+    pub(super) fn on_looked(
+        &mut self,
+        mut memory: Box<Memory>,
+        outcome: &Outcome,
+        took: Duration,
+        interval: Duration,
+    ) {
         self.layers = memory.layers();
+        self.took = took;
+        self.open = memory.open().to_vec();
+        self.looked_at = memory.looked_at();
         let is_other_task = self.latest.take().is_some_and(|found| memory.meet(found));
         self.memory = Some(memory);
-        self.next_look = next;
+        self.next_look = Instant::now() + lanes::pause(took, interval);
         match outcome {
             Outcome::Recorded => self.is_looked_at = true,
             // The wish for a whole look was not fulfilled.
@@ -142,16 +160,19 @@ impl Watched {
         &self.layers
     }
 
-    /// What is open on it, by kind and severity; nothing is said while a look has the memory.
+    /// What its last look left open, by kind and severity.
     pub(super) fn open(&self) -> impl Iterator<Item = (Kind, Severity)> {
-        self.memory
-            .iter()
-            .flat_map(|memory| memory.open().iter().copied())
+        self.open.iter().copied()
     }
 
     /// When it was last looked at.
-    pub(super) fn looked_at(&self) -> Option<Timestamp> {
-        self.memory.as_ref().and_then(|memory| memory.looked_at())
+    pub(super) const fn looked_at(&self) -> Option<Timestamp> {
+        self.looked_at
+    }
+
+    /// Where its next look belongs, by how long the last one took.
+    pub(super) fn lane(&self) -> Lane {
+        Lane::of(self.took)
     }
 
     pub(super) const fn is_to_be_ended(&self) -> bool {

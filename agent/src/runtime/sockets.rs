@@ -3,8 +3,6 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use tracing::info;
-
 /// Looked for in this order; documented, because several can be there at once.
 const CONTAINERD: &[&str] = &[
     "run/containerd/containerd.sock",
@@ -48,20 +46,11 @@ impl SocketFile {
     }
 }
 
-/// Looks for sockets below `root` (`/` on a node) and logs what it finds.
-pub fn discover(root: &Path) -> Sockets {
-    let found = Sockets {
+/// Looks for sockets below `root` (`/` on a node).
+pub fn find(root: &Path) -> Sockets {
+    Sockets {
         containerd: each_once(root, CONTAINERD),
         unsupported: each_once(root, OTHERS),
-    };
-    log(&found.containerd, "supported");
-    log(&found.unsupported, "unsupported");
-    found
-}
-
-fn log(sockets: &[PathBuf], support: &'static str) {
-    for socket in sockets {
-        info!(socket = %socket.display(), support, "Found a container runtime.");
     }
 }
 
@@ -106,7 +95,7 @@ mod tests {
         std::fs::create_dir_all(at("run/k0s")).unwrap();
         std::fs::write(at("run/k0s/containerd.sock"), "no socket").unwrap();
 
-        let found = discover(root.path());
+        let found = find(root.path());
 
         assert_eq!(
             found.containerd,
