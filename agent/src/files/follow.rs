@@ -175,13 +175,7 @@ fn seen_in_upper(upper: &Upper<'_>, level: &Level, path: &[u8], observed: Observ
         entry,
         overlay_xattrs,
     } = observed;
-    // A whiteout by attribute at the end of a link says nothing that a missing file would not.
-    let meaning = meaning(
-        &entry.node,
-        &overlay_xattrs,
-        upper.prefix,
-        Meaning::Ordinary,
-    );
+    let meaning = meaning(&entry.node, &overlay_xattrs, upper.prefix);
     match entry.node {
         _ if meaning == Meaning::Whiteout => Seen::Nothing,
         Node::Directory { .. } => Seen::Directory(Level {

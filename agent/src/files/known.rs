@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use holdfast_core::drift::Change;
+use holdfast_core::overlay::Meaning;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Statx};
 
@@ -36,8 +37,8 @@ pub(super) struct Judged {
     is_racy: bool,
     /// Whether a change is kept for it.
     is_changed: bool,
-    /// For a directory, what its entries inherit.
-    pub(super) inherited: u8,
+    /// What it means to overlay.
+    pub(super) meaning: Meaning,
     /// Which scan saw it last; wraps.
     scan: u8,
 }
@@ -160,7 +161,13 @@ impl Known {
     }
 
     /// Remembers a judgement about the state in `key`.
-    pub(super) fn remember(&mut self, key: Key, stat: &Statx, inherited: u8, changes: &[Change]) {
+    pub(super) fn remember(
+        &mut self,
+        key: Key,
+        stat: &Statx,
+        meaning: Meaning,
+        changes: &[Change],
+    ) {
         let is_changed = !changes.is_empty();
         let has_room = self.judged.len() < MAX_KNOWN || self.judged.contains_key(&key.path);
         if !has_room || (is_changed && self.changes.len() >= MAX_CHANGES) {
@@ -172,7 +179,7 @@ impl Known {
             checked_at: self.seconds,
             is_racy: self.is_racy(stat),
             is_changed,
-            inherited,
+            meaning,
             scan: self.scan,
         };
         self.seen = self.seen.saturating_add(1);

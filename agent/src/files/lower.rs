@@ -50,7 +50,7 @@ pub fn compare(
         is_given_up: false,
     };
     let begun = visit.root();
-    let walked = begun.and_then(|()| walk(lower.root, 0, &mut buffers, pass, &mut visit));
+    let walked = begun.and_then(|()| walk(lower.root, &mut buffers, pass, &mut visit));
     let Visit {
         mut outcome,
         observer,
@@ -128,7 +128,7 @@ impl Visitor for Visit<'_> {
             Err(reason) => self.outcome.unverifiable.push(at.path, reason),
         }
         Ok(match file_type(at.stat) {
-            FileType::Directory => Next::Below(0),
+            FileType::Directory => Next::Below,
             _ => Next::Past,
         })
     }
@@ -169,12 +169,11 @@ impl Visit<'_> {
             &observed.entry.node,
             &observed.overlay_xattrs,
             self.lower.prefix,
-            Meaning::Ordinary,
         );
         match means {
             Meaning::Whiteout => observed.entry.node = Node::Whiteout,
             Meaning::Opaque => observed.entry.node = Node::Directory { opaque: true },
-            Meaning::Ordinary | Meaning::HoldsXattrWhiteouts | Meaning::Redirected => {}
+            Meaning::Ordinary | Meaning::Redirected => {}
         }
         Ok((observed, stat))
     }

@@ -24,11 +24,6 @@ use super::{Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, follow
 /// Changes of one path that are remembered; a whiteout over a large directory is worked out each time.
 const MAX_REMEMBERED: usize = 16;
 
-// What is remembered about an entry besides its changes.
-const HOLDS_XATTR_WHITEOUTS: u8 = 1;
-const IS_OPAQUE: u8 = 2;
-const IS_WHITEOUT: u8 = 4;
-
 /// One container's upper directory and what it lies on.
 #[derive(Clone, Copy, Debug)]
 pub struct Upper<'a> {
@@ -70,8 +65,8 @@ impl UpperScan {
             hidden: None,
             is_given_up: false,
         };
-        let inherited = visit.root_holds_xattr_whiteouts();
-        let walked = walk(upper.root, inherited, &mut buffers, pass, &mut visit);
+        visit.root();
+        let walked = walk(upper.root, &mut buffers, pass, &mut visit);
         let finished = walked.and_then(|entries| {
             visit.outcome.entries = entries;
             visit.leave_hidden()
@@ -105,12 +100,21 @@ struct Visit<'a> {
 }
 
 /// What a look at one entry gave.
-#[derive(Default)]
 struct Found {
     changes: Vec<Change>,
-    inherited: u8,
+    meaning: Meaning,
     /// Whether too much would have to be remembered.
     is_large: bool,
+}
+
+impl Found {
+    const fn of(meaning: Meaning) -> Self {
+        Self {
+            changes: Vec::new(),
+            meaning,
+            is_large: false,
+        }
+    }
 }
 
 enum Failure {
@@ -135,28 +139,28 @@ impl Visitor for Visit<'_> {
 
     fn visit(&mut self, at: &At<'_>) -> Result<Next, ScanError> {
         self.leave_hidden_before(at.path)?;
-        let key = self.known.key(at.path, at.stat, self.context(at));
-        let mut inherited = None;
+        let key = self.known.key(at.path, at.stat, self.context());
+        let mut meaning = None;
         if self.pass.rehash == Rehash::Due
             && let Some((judged, changes)) = self.known.judged(key)
         {
-            inherited = Some(judged.inherited);
+            meaning = Some(judged.meaning);
             for change in changes {
                 self.outcome.changes.push(change.clone());
             }
         }
-        let inherited = match inherited {
-            Some(inherited) => inherited,
+        let meaning = match meaning {
+            Some(meaning) => meaning,
             None => self.look_anew(at)?,
         };
-        self.account_for_hidden(at.path, inherited)?;
+        self.account_for_hidden(at.path, meaning)?;
         if file_type(at.stat) != FileType::Directory {
             return Ok(Next::Past);
         }
-        if inherited & IS_OPAQUE != 0 && self.hidden.is_none() {
+        if meaning == Meaning::Opaque && self.hidden.is_none() {
             self.hidden = Some(Hidden::below(self.upper.tree, at.path)?);
         }
-        Ok(Next::Below(inherited))
+        Ok(Next::Below)
     }
 
     fn unread(&mut self, path: &[u8], reason: Unread) {
@@ -175,46 +179,51 @@ impl Visitor for Visit<'_> {
 }
 
 impl Visit<'_> {
-    fn root_holds_xattr_whiteouts(&mut self) -> u8 {
-        let observed = self.upper.root.pin(b"").and_then(|root| match root {
-            Some(pinned) => self.observe(&pinned, Depth::Whole).map(Some),
-            None => Ok(None),
-        });
-        match observed {
-            Ok(Some((observed, _))) => inherited_of(self.meaning(&observed, 0)),
-            // The walk will not get in either, and says so.
-            Ok(None) | Err(_) => 0,
+    /// The root's metadata belongs to the runtime; a redirect planted on it belongs to nobody.
+    fn root(&mut self) {
+        // If it cannot be looked at, the walk will not get in either, and says so.
+        let Ok(Some(pinned)) = self.upper.root.pin(b"") else {
+            return;
+        };
+        if let Ok((observed, _)) = self.observe(&pinned, Depth::Whole)
+            && self.meaning(&observed) == Meaning::Redirected
+        {
+            let actual = Some(&observed.entry);
+            let change = judge(b"", ChangeKind::Redirected, None, actual, &[]);
+            change
+                .into_iter()
+                .for_each(|change| self.outcome.changes.push(change));
         }
     }
 
     /// What a judgement depends on besides the entry: its directory may be made opaque from the host
     /// without the entry changing.
-    fn context(&self, at: &At<'_>) -> u8 {
-        (at.inherited & HOLDS_XATTR_WHITEOUTS) << 1 | u8::from(self.hidden.is_some())
+    fn context(&self) -> u8 {
+        u8::from(self.hidden.is_some())
     }
 
     /// Observes and judges an entry, and remembers it.
-    fn look_anew(&mut self, at: &At<'_>) -> Result<u8, ScanError> {
+    fn look_anew(&mut self, at: &At<'_>) -> Result<Meaning, ScanError> {
         let pinned = match open::pin(at.directory, at.name.to_bytes()) {
             Ok(Some(pinned)) => pinned,
-            Ok(None) => return Ok(0), // gone since its name was read
+            Ok(None) => return Ok(Meaning::Ordinary), // gone since its name was read
             Err(reason) => {
                 self.unread(at.path, reason);
-                return Ok(0);
+                return Ok(Meaning::Ordinary);
             }
         };
         match self.look(at, &pinned) {
             Ok((found, stat)) => {
-                let key = self.known.key(at.path, &stat, self.context(at));
+                let key = self.known.key(at.path, &stat, self.context());
                 self.remember(key, &stat, &found);
                 for change in found.changes {
                     self.outcome.changes.push(change);
                 }
-                Ok(found.inherited)
+                Ok(found.meaning)
             }
             Err(Failure::Unread(reason)) => {
                 self.unread(at.path, reason);
-                Ok(0)
+                Ok(Meaning::Ordinary)
             }
             Err(Failure::Tree(error)) => Err(error.into()),
         }
@@ -223,7 +232,7 @@ impl Visit<'_> {
     fn remember(&mut self, key: Key, stat: &Statx, found: &Found) {
         if !found.is_large && found.changes.len() <= MAX_REMEMBERED {
             self.known
-                .remember(key, stat, found.inherited, &found.changes);
+                .remember(key, stat, found.meaning, &found.changes);
         }
     }
 
@@ -231,14 +240,11 @@ impl Visit<'_> {
         let path = at.path;
         let expected = self.upper.tree.lookup(path)?.map(|(_, entry)| entry);
         if let Some(stat) = self.is_harmless(at, expected.as_ref(), pinned)? {
-            return Ok((Found::default(), stat));
+            return Ok((Found::of(Meaning::Ordinary), stat));
         }
         let (observed, stat) = self.observe(pinned, Depth::Whole)?;
-        let meaning = self.meaning(&observed, at.inherited);
-        let mut found = Found {
-            inherited: inherited_of(meaning),
-            ..Found::default()
-        };
+        let meaning = self.meaning(&observed);
+        let mut found = Found::of(meaning);
         let actual = &observed.entry;
         match meaning {
             // What an opaque directory hides is counted as a whole.
@@ -251,7 +257,7 @@ impl Visit<'_> {
                 Some(actual),
                 &[],
             )),
-            Meaning::Ordinary | Meaning::Opaque | Meaning::HoldsXattrWhiteouts => {
+            Meaning::Ordinary | Meaning::Opaque => {
                 let change = self.compare(path, expected.as_ref(), actual, pinned)?;
                 found.changes.extend(change);
                 let hides = expected.is_some_and(|expected| expected.node.is_directory())
@@ -269,18 +275,9 @@ impl Visit<'_> {
             .observe(pinned, depth, self.upper.prefix, self.pass.is_over)
     }
 
-    fn meaning(&self, observed: &Observed, inherited: u8) -> Meaning {
-        let parent = if inherited & HOLDS_XATTR_WHITEOUTS == 0 {
-            Meaning::Ordinary
-        } else {
-            Meaning::HoldsXattrWhiteouts
-        };
-        meaning(
-            &observed.entry.node,
-            &observed.overlay_xattrs,
-            self.upper.prefix,
-            parent,
-        )
+    fn meaning(&self, observed: &Observed) -> Meaning {
+        let (node, xattrs) = (&observed.entry.node, &observed.overlay_xattrs);
+        meaning(node, xattrs, self.upper.prefix)
     }
 
     /// Whether a file in a volatile place is one that can do nothing, by its first bytes: then its content is
@@ -300,7 +297,7 @@ impl Visit<'_> {
         }
         let (observed, stat) = self.observe(pinned, Depth::Head)?;
         let actual = Some(&observed.entry);
-        let is_harmless = self.meaning(&observed, at.inherited) == Meaning::Ordinary
+        let is_harmless = self.meaning(&observed) == Meaning::Ordinary
             && judge(at.path, ChangeKind::Added, None, actual, &[]).is_none();
         Ok(is_harmless.then_some(stat))
     }
@@ -392,11 +389,11 @@ impl Visit<'_> {
     }
 
     /// An entry below an opaque directory puts its path back, unless it is a whiteout.
-    fn account_for_hidden(&mut self, path: &[u8], inherited: u8) -> Result<(), ScanError> {
+    fn account_for_hidden(&mut self, path: &[u8], meaning: Meaning) -> Result<(), ScanError> {
         let changes = &mut self.outcome.changes;
         match &mut self.hidden {
             None => Ok(()),
-            Some(hidden) if inherited & IS_WHITEOUT == 0 => hidden.put_back(path, changes),
+            Some(hidden) if meaning != Meaning::Whiteout => hidden.put_back(path, changes),
             Some(hidden) => hidden.keep_removed(path, changes),
         }
     }
@@ -415,14 +412,5 @@ impl Visit<'_> {
             Some(hidden) => hidden.leave(&mut self.outcome.changes),
             None => Ok(()),
         }
-    }
-}
-
-fn inherited_of(meaning: Meaning) -> u8 {
-    match meaning {
-        Meaning::Whiteout => IS_WHITEOUT,
-        Meaning::Opaque => IS_OPAQUE,
-        Meaning::HoldsXattrWhiteouts => HOLDS_XATTR_WHITEOUTS,
-        Meaning::Ordinary | Meaning::Redirected => 0,
     }
 }

@@ -33,15 +33,13 @@ pub(super) struct At<'a> {
     pub(super) name: &'a CStr,
     pub(super) path: &'a [u8],
     pub(super) stat: &'a Statx,
-    /// What the visitor said about the directory.
-    pub(super) inherited: u8,
 }
 
 /// Where the walk goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Into this directory; its entries inherit this.
-    Below(u8),
+    /// Into this directory.
+    Below,
     /// Past it.
     Past,
 }
@@ -79,7 +77,6 @@ struct Frame {
     first_name: usize,
     names_start: usize,
     next: usize,
-    inherited: u8,
 }
 
 /// What comes next in a walk.
@@ -136,7 +133,6 @@ fn found(root: &Root, directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<S
 /// Walks everything below `root`; gives the number of entries.
 pub(super) fn walk<V: Visitor>(
     root: &Root,
-    inherited: u8,
     buffers: &mut Buffers,
     pass: Pass<'_>,
     visitor: &mut V,
@@ -153,7 +149,7 @@ pub(super) fn walk<V: Visitor>(
         entries: 0,
     };
     match root.directory(b"") {
-        Ok(fd) => walk.enter(fd, inherited, visitor),
+        Ok(fd) => walk.enter(fd, visitor),
         Err(reason) => visitor.unread(b"", reason),
     }
     while walk.step(visitor)? {}
@@ -194,7 +190,6 @@ impl Walk<'_> {
         let Some(frame) = frames.last_mut() else {
             return Ok(false);
         };
-        let inherited = frame.inherited;
         let found = frame
             .opened(self.root, path)
             .and_then(|fd| Ok((fd, found(self.root, fd, name)?)));
@@ -212,13 +207,12 @@ impl Walk<'_> {
             name,
             path,
             stat: &stat,
-            inherited,
         };
-        let Next::Below(inherited) = visitor.visit(&at)? else {
+        if visitor.visit(&at)? == Next::Past {
             return Ok(true);
-        };
+        }
         match directory(fd, name.to_bytes()) {
-            Ok(fd) => self.enter(fd, inherited, visitor),
+            Ok(fd) => self.enter(fd, visitor),
             // Gone since it was visited.
             Err(reason) if reason.is_gone() => {}
             Err(reason) => visitor.unread(path, reason),
@@ -227,7 +221,7 @@ impl Walk<'_> {
     }
 
     /// Reads and sorts the names of a directory, whose path is the current one.
-    fn enter<V: Visitor>(&mut self, fd: OwnedFd, inherited: u8, visitor: &mut V) {
+    fn enter<V: Visitor>(&mut self, fd: OwnedFd, visitor: &mut V) {
         let Buffers {
             dirents,
             names,
@@ -256,7 +250,6 @@ impl Walk<'_> {
             first_name,
             names_start,
             next: first_name,
-            inherited,
         });
     }
 }

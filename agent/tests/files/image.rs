@@ -230,6 +230,7 @@ pub(crate) fn image() -> Vec<Layer> {
         link("usr/bin/tool", "victim"),
         file("opt/app/bin/server", ELF, 0o755),
         file("opt/app/run.sh", b"#!/bin/sh\necho genuine\n", 0o755),
+        file("opt/app/py/__init__.py", b"", 0o644),
         file("opt/app/py/appmod.py", b"MSG = 1\n", 0o644),
         file("opt/app/app.conf", b"mode=safe\n", 0o644),
         file("opt/app/old-secret", b"old\n", 0o600),

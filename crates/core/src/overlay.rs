@@ -45,21 +45,16 @@ pub enum Meaning {
     Whiteout,
     /// A directory that hides everything below it.
     Opaque,
-    /// A directory in which whiteouts may be files with an attribute.
-    HoldsXattrWhiteouts,
     /// Its content comes from elsewhere: a planted `redirect` or `metacopy`.
     Redirected,
 }
 
-/// What an entry means whose parent directory means `parent`.
+/// What an entry means. `xattrs` holds every attribute, overlay's own too.
 ///
-/// `xattrs` holds every attribute, overlay's own too.
-pub fn meaning(
-    node: &Node,
-    xattrs: &[(Vec<u8>, Vec<u8>)],
-    prefix: XattrPrefix,
-    parent: Meaning,
-) -> Meaning {
+/// A whiteout can be an empty file with an attribute. Its directory should say so (`opaque=x`), but only
+/// listings ask for that: whoever opens the name gets nothing either way (tried on Linux 6.18), so a lone
+/// attribute on a copy of an empty `__init__.py` takes it away.
+pub fn meaning(node: &Node, xattrs: &[(Vec<u8>, Vec<u8>)], prefix: XattrPrefix) -> Meaning {
     // The kernel looks at the device number alone: a whiteout that somebody made with mknod has any mode.
     if matches!(node, Node::CharDevice { major: 0, minor: 0 }) || *node == Node::Whiteout {
         return Meaning::Whiteout;
@@ -70,18 +65,12 @@ pub fn meaning(
         return Meaning::Redirected;
     }
     match node {
-        Node::File { size: 0, .. }
-            if parent == Meaning::HoldsXattrWhiteouts
-                && prefix.find(xattrs, b"whiteout").is_some() =>
-        {
+        Node::File { size: 0, .. } if prefix.find(xattrs, b"whiteout").is_some() => {
             Meaning::Whiteout
         }
-        Node::Directory { .. } => match prefix.find(xattrs, b"opaque") {
-            Some(b"y") => Meaning::Opaque,
-            Some(b"x") => Meaning::HoldsXattrWhiteouts,
-            _ => Meaning::Ordinary,
-        },
-        Node::File { .. }
+        Node::Directory { .. } if prefix.find(xattrs, b"opaque") == Some(b"y") => Meaning::Opaque,
+        Node::Directory { .. }
+        | Node::File { .. }
         | Node::Symlink { .. }
         | Node::CharDevice { .. }
         | Node::BlockDevice { .. }
@@ -186,8 +175,8 @@ mod tests {
             .collect()
     }
 
-    fn meaning_of(node: &Node, pairs: &[(&str, &str)], parent: Meaning) -> Meaning {
-        meaning(node, &xattrs(pairs), XattrPrefix::Trusted, parent)
+    fn meaning_of(node: &Node, pairs: &[(&str, &str)]) -> Meaning {
+        meaning(node, &xattrs(pairs), XattrPrefix::Trusted)
     }
 
     #[test]
@@ -195,56 +184,36 @@ mod tests {
         let null = Node::CharDevice { major: 1, minor: 3 };
         let whiteout = Node::CharDevice { major: 0, minor: 0 };
         let block = Node::BlockDevice { major: 0, minor: 0 };
-        assert_eq!(
-            meaning_of(&whiteout, &[], Meaning::Ordinary),
-            Meaning::Whiteout
-        );
-        assert_eq!(meaning_of(&null, &[], Meaning::Ordinary), Meaning::Ordinary);
-        assert_eq!(
-            meaning_of(&block, &[], Meaning::Ordinary),
-            Meaning::Ordinary
-        );
+        assert_eq!(meaning_of(&whiteout, &[]), Meaning::Whiteout);
+        assert_eq!(meaning_of(&null, &[]), Meaning::Ordinary);
+        assert_eq!(meaning_of(&block, &[]), Meaning::Ordinary);
     }
 
     #[test]
-    fn an_empty_file_with_the_attribute_is_a_whiteout_only_in_a_directory_that_says_so() {
+    fn an_empty_file_with_the_attribute_is_a_whiteout_wherever_it_is() {
         let marked = [("trusted.overlay.whiteout", "")];
-        let holder = meaning_of(
-            &DIRECTORY,
-            &[("trusted.overlay.opaque", "x")],
-            Meaning::Ordinary,
-        );
-        assert_eq!(holder, Meaning::HoldsXattrWhiteouts);
-        assert_eq!(meaning_of(&file(0), &marked, holder), Meaning::Whiteout);
-        assert_eq!(meaning_of(&file(1), &marked, holder), Meaning::Ordinary);
-        assert_eq!(
-            meaning_of(&file(0), &marked, Meaning::Ordinary),
-            Meaning::Ordinary
-        );
+        assert_eq!(meaning_of(&file(0), &marked), Meaning::Whiteout);
+        assert_eq!(meaning_of(&file(1), &marked), Meaning::Ordinary);
+        assert_eq!(meaning_of(&DIRECTORY, &marked), Meaning::Ordinary);
+        let escaped = [("trusted.overlay.overlay.whiteout", "")];
+        assert_eq!(meaning_of(&file(0), &escaped), Meaning::Ordinary);
     }
 
     #[test]
     fn only_y_makes_a_directory_opaque_and_only_a_directory() {
-        let opaque = |node: &Node, value| {
-            meaning_of(
-                node,
-                &[("trusted.overlay.opaque", value)],
-                Meaning::Ordinary,
-            )
-        };
+        let opaque = |node: &Node, value| meaning_of(node, &[("trusted.overlay.opaque", value)]);
         assert_eq!(opaque(&DIRECTORY, "y"), Meaning::Opaque);
-        assert_eq!(opaque(&DIRECTORY, "n"), Meaning::Ordinary);
-        assert_eq!(opaque(&DIRECTORY, "yy"), Meaning::Ordinary);
+        for value in ["n", "x", "yy", ""] {
+            assert_eq!(opaque(&DIRECTORY, value), Meaning::Ordinary, "{value}");
+        }
         assert_eq!(opaque(&file(0), "y"), Meaning::Ordinary);
     }
 
     #[test]
     fn a_planted_redirect_or_metacopy_is_redirected_and_an_escaped_one_is_not() {
         for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
-            assert_eq!(
-                meaning_of(&DIRECTORY, &[(name, "/hidden")], Meaning::Ordinary),
-                Meaning::Redirected
-            );
+            let planted = meaning_of(&DIRECTORY, &[(name, "/hidden")]);
+            assert_eq!(planted, Meaning::Redirected);
         }
         for name in [
             "trusted.overlay.overlay.redirect",
@@ -253,17 +222,14 @@ mod tests {
             "trusted.overlay.impure",
             "user.overlay.redirect",
         ] {
-            assert_eq!(
-                meaning_of(&DIRECTORY, &[(name, "y")], Meaning::Ordinary),
-                Meaning::Ordinary
-            );
+            assert_eq!(meaning_of(&DIRECTORY, &[(name, "y")]), Meaning::Ordinary);
         }
     }
 
     #[test]
     fn user_attributes_count_under_userxattr_alone() {
         let planted_by_user = xattrs(&[("user.overlay.opaque", "y")]);
-        let read = |prefix| meaning(&DIRECTORY, &planted_by_user, prefix, Meaning::Ordinary);
+        let read = |prefix| meaning(&DIRECTORY, &planted_by_user, prefix);
         assert_eq!(read(XattrPrefix::User), Meaning::Opaque);
         assert_eq!(read(XattrPrefix::Trusted), Meaning::Ordinary);
         assert!(is_compared(b"user.overlay.opaque", XattrPrefix::Trusted));
