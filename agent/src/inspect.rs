@@ -30,6 +30,7 @@ use crate::runtime::identify::Identifier;
 use crate::runtime::{Runtime, kernel};
 use crate::telemetry::Metrics;
 use crate::trust::Trust;
+use crate::worker::Workers;
 
 /// How much of a look is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +87,8 @@ pub struct Shared {
     pub node: String,
     /// Tables, trees, scans and compares.
     pub content: Arc<Content>,
+    /// Threads for what may never come back.
+    pub workers: Workers,
     /// Documents of images, kept from first sight.
     pub keep: Keep,
     /// Policies and signatures.
@@ -101,7 +104,8 @@ pub struct Shared {
 impl<R: Runtime> Inspector<R> {
     /// Looks at the containers of `runtime`.
     pub fn new(runtime: Arc<R>, shared: Arc<Shared>) -> Self {
-        let identifier = Identifier::new(Arc::clone(&runtime), shared.expected_namespaces.clone());
+        let identifier = Identifier::new(Arc::clone(&runtime), shared.expected_namespaces.clone())
+            .with_workers(shared.workers.clone());
         Self {
             runtime,
             identifier,

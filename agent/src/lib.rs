@@ -25,6 +25,7 @@ pub mod config;
 pub mod files;
 pub mod inspect;
 pub mod link;
+pub mod local;
 pub mod reconcile;
 pub mod report;
 pub mod runtime;
@@ -32,6 +33,7 @@ pub mod sources;
 pub mod state;
 pub mod telemetry;
 pub mod trust;
+pub mod worker;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -65,6 +67,7 @@ use crate::runtime::containerd::Timing;
 use crate::sources::{EVENT_QUEUE, Sources, Wanted};
 use crate::telemetry::Metrics;
 use crate::trust::{Trust, TrustError};
+use crate::worker::Workers;
 
 /// How often the numbers of spool and uplink are brought up to date.
 const VITALS: Duration = Duration::from_secs(1);
@@ -161,9 +164,12 @@ fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, Age
     let state = &config.state.directory;
     let failed = |error| AgentError::State(state.clone(), error);
     make_private(state).map_err(failed)?;
+    let workers = Workers::new(metrics.stuck_workers.clone());
+    let tables = Tables::new(state, None).map_err(failed)?;
     Ok(Shared {
         node,
-        content: Arc::new(Content::new(Tables::new(state, None).map_err(failed)?)),
+        content: Arc::new(Content::new(tables, workers.clone())),
+        workers,
         keep: Keep::new(state).map_err(failed)?,
         trust: Trust::load(&config.trust)?,
         metrics,

@@ -75,6 +75,8 @@ pub struct Metrics {
     pub last_confirmed: Gauge<f64, AtomicU64>,
     /// When the container that has waited longest was last looked at.
     pub oldest_check: Gauge<f64, AtomicU64>,
+    /// Looks left behind because a disk or a server does not answer.
+    pub stuck_workers: Gauge,
     /// 1 while the agent is ready.
     pub ready: Gauge,
 }
@@ -121,6 +123,11 @@ impl Metrics {
             "looks_repeated",
             "Looks done again",
             self.looks_repeated.clone(),
+        );
+        agent.register(
+            "stuck_workers",
+            "Looks left behind because a disk or a server does not answer",
+            self.stuck_workers.clone(),
         );
         agent.register(
             "oldest_check_timestamp_seconds",

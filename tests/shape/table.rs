@@ -40,8 +40,14 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     ("agent", "cli", ALL),
     ("agent", "config", &[]),
     ("agent", "telemetry", &["config"]),
-    ("agent", "runtime", &["config", "telemetry"]),
-    ("agent", "files", &["config", "telemetry"]),
+    ("agent", "local", &[]),
+    ("agent", "worker", &[]),
+    (
+        "agent",
+        "runtime",
+        &["config", "local", "telemetry", "worker"],
+    ),
+    ("agent", "files", &["config", "local", "telemetry"]),
     ("agent", "trust", &["config", "telemetry"]),
     ("agent", "watch", &["config", "telemetry"]),
     // The ledger keeps places and spool in one transaction, so it is built upon the state's tables.
@@ -52,7 +58,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     (
         "agent",
         "inspect",
-        &["config", "files", "runtime", "telemetry", "trust"],
+        &["config", "files", "runtime", "telemetry", "trust", "worker"],
     ),
     // The main loop hands its jobs what it was given: a runtime, the ledger, names of layers. It opens none.
     (

@@ -22,6 +22,7 @@ use crate::runtime::list::{Found, list};
 use crate::sources::Wanted;
 use crate::telemetry::Metrics;
 use crate::trust::{Missing, Trust, TrustError};
+use crate::worker::Workers;
 
 /// Looks at one time.
 const LOOKS_AT_ONCE: usize = 2;
@@ -204,12 +205,14 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
     };
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
     let registry = Some(selection.insecure_registries.as_slice());
+    let workers = Workers::default();
     let shared = Shared {
         node: rustix::system::uname()
             .nodename()
             .to_string_lossy()
             .into_owned(),
-        content: Arc::new(Content::new(Tables::new(&state, agents)?)),
+        content: Arc::new(Content::new(Tables::new(&state, agents)?, workers.clone())),
+        workers,
         keep: Keep::new(&state)?,
         trust: Trust::of(
             selection.policies.clone(),

@@ -24,6 +24,7 @@ pub mod upper;
 mod walk;
 
 use holdfast_core::drift::group::Changes;
+use holdfast_core::finding::Severity;
 use holdfast_core::layer::TreeError;
 use jiff::Timestamp;
 use rustix::io::Errno;
@@ -89,9 +90,7 @@ impl ScanOutcome {
         for change in other.changes.iter() {
             self.changes.push(change.clone());
         }
-        for (path, reason) in other.unverifiable.listed {
-            self.unverifiable.push(&path, reason);
-        }
+        self.unverifiable.join(other.unverifiable);
         self.entries = self.entries.saturating_add(other.entries);
         self.bytes_hashed = self.bytes_hashed.saturating_add(other.bytes_hashed);
         Self {
@@ -108,6 +107,9 @@ pub struct Unverified {
     pub listed: Vec<(Vec<u8>, Unread)>,
     /// How many there are.
     pub total: u64,
+    /// How bad the worst of them is: whoever writes a file all the time may not get away with less than for
+    /// having written it.
+    pub worst: Option<Severity>,
 }
 
 impl Unverified {
@@ -115,10 +117,26 @@ impl Unverified {
     const MAX_LISTED: usize = 1_000;
 
     fn push(&mut self, path: &[u8], reason: Unread) {
+        self.push_at(path, reason, Severity::Warning);
+    }
+
+    /// The worst one is listed first.
+    fn push_at(&mut self, path: &[u8], reason: Unread, severity: Severity) {
         self.total = self.total.saturating_add(1);
-        if self.listed.len() < Self::MAX_LISTED {
+        if self.worst < Some(severity) {
+            self.worst = Some(severity);
+            self.listed.truncate(Self::MAX_LISTED.saturating_sub(1));
+            self.listed.insert(0, (path.to_vec(), reason));
+        } else if self.listed.len() < Self::MAX_LISTED {
             self.listed.push((path.to_vec(), reason));
         }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.total = self.total.saturating_add(other.total);
+        self.worst = self.worst.max(other.worst);
+        self.listed.extend(other.listed);
+        self.listed.truncate(Self::MAX_LISTED);
     }
 
     /// Whether everything was looked at.
@@ -133,6 +151,9 @@ pub enum Unread {
     /// It was another after each of two readings.
     #[error("it changes while it is read")]
     Changing,
+    /// Somebody holds a lease on it, and whoever opens it would wait.
+    #[error("somebody holds a lease on it")]
+    Leased,
     /// The file is longer than what is read for a verdict.
     #[error("file is longer than {MAX_FILE_BYTES} bytes")]
     FileLength,
@@ -169,6 +190,7 @@ impl Unread {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Changing => "changing",
+            Self::Leased => "leased",
             Self::FileLength => "file-length",
             Self::Xattrs => "xattrs",
             Self::PathLength => "path-length",
@@ -187,6 +209,7 @@ impl Unread {
     const fn refused(call: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
             Errno::XDEV => Self::Mounted,
+            Errno::AGAIN => Self::Leased,
             Errno::NAMETOOLONG => Self::PathLength,
             errno => Self::Refused { call, errno },
         }

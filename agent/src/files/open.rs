@@ -10,12 +10,16 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use holdfast_core::digest::Digest;
+use holdfast_core::layer::{Entry, Marker, Node};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, open, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, open, openat,
+    openat2, statx,
 };
 use rustix::io::Errno;
 
 use super::Unread;
+use crate::local::{self, NotLocal};
 
 /// A directory on the node below which everything is looked at without leaving it.
 #[derive(Debug)]
@@ -25,28 +29,24 @@ pub struct Root {
 }
 
 /// Why a directory cannot be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RootError {
     /// The kernel said no.
     #[error("directory cannot be opened: {0}")]
     Refused(#[from] Errno),
     /// A server that can make a look hang for ever answers for this directory.
-    #[error("directory is on a foreign file system (magic {0:#x})")]
-    ForeignFilesystem(u64),
+    #[error("directory is on a foreign file system: {0}")]
+    Foreign(String),
 }
 
-/// FUSE, NFS, SMB, CIFS, SMB2, 9P, Ceph, AFS, CODA: whoever answers there may never answer.
-const FOREIGN: [u64; 9] = [
-    0x6573_5546,
-    0x6969,
-    0x517b,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x0102_1997,
-    0x00c3_6400,
-    0x5346_414f,
-    0x7375_7245,
-];
+impl From<NotLocal> for RootError {
+    fn from(error: NotLocal) -> Self {
+        match error {
+            NotLocal::Refused(errno) => Self::Refused(errno),
+            NotLocal::Foreign(fs_type) => Self::Foreign(fs_type),
+        }
+    }
+}
 
 const STAY_BELOW: ResolveFlags = ResolveFlags::IN_ROOT
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -58,12 +58,14 @@ const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 impl Root {
     /// Opens a directory that the node's runtime made.
     pub fn open(path: &Path) -> Result<Self, RootError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty())?;
-        let magic = u64::try_from(fstatfs(&fd)?.f_type).unwrap_or_default() & 0xffff_ffff;
-        if FOREIGN.contains(&magic) {
-            return Err(RootError::ForeignFilesystem(magic));
+        let pinned = local::directory(path)?;
+        // A mount below an unknown type's name is still one of these by its number.
+        let magic = fstatfs(&pinned)?.f_type.cast_unsigned();
+        if local::is_foreign_magic(magic) {
+            return Err(RootError::Foreign(format!("{magic:#x}")));
         }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(&pinned, c".", flags, Mode::empty())?;
         let mount = statx(&fd, c"", AtFlags::EMPTY_PATH, STAT)?.stx_mnt_id;
         Ok(Self { fd, mount })
     }
@@ -127,6 +129,22 @@ impl Pinned {
     /// The pinned inode as a path, for calls that take no descriptor of this kind.
     pub(super) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    /// A regular file as far as it is known without reading it.
+    pub(super) fn unread_entry(&self) -> Entry {
+        Entry {
+            node: Node::File {
+                size: self.stat.stx_size,
+                digest: Digest::of(&[]),
+                marker: Marker::None,
+            },
+            mode: u32::from(self.stat.stx_mode) & 0o7777,
+            uid: self.stat.stx_uid,
+            gid: self.stat.stx_gid,
+            xattrs: Vec::new(),
+            hard_link: None,
+        }
     }
 
     /// Opens the pinned inode, which must be a regular file, for reading.

@@ -10,6 +10,7 @@
 use holdfast_core::drift::class::{classify, is_volatile_unless_it_runs, judge};
 use holdfast_core::drift::compare::compare;
 use holdfast_core::drift::{Change, ChangeKind, Class};
+use holdfast_core::finding::Severity;
 use holdfast_core::layer::{Entry, MergedTree, Node, TreeError};
 use holdfast_core::overlay::{Meaning, Stubs, XattrPrefix, meaning};
 use rustix::fs::{FileType, Statx};
@@ -170,11 +171,7 @@ impl Visitor for Visit<'_> {
         if let Some(hidden) = &mut self.hidden {
             hidden.unread(path);
         }
-        // Services write to volatile places all the time; elsewhere a file that nobody can read twice the
-        // same is one that nobody vouches for.
-        if reason != Unread::Changing || !is_volatile_unless_it_runs(path) {
-            self.outcome.unverifiable.push(path, reason);
-        }
+        self.outcome.unverifiable.push(path, reason);
     }
 }
 
@@ -189,10 +186,9 @@ impl Visit<'_> {
             && self.meaning(&observed) == Meaning::Redirected
         {
             let actual = Some(&observed.entry);
-            let change = judge(b"", ChangeKind::Redirected, None, actual, &[]);
-            change
-                .into_iter()
-                .for_each(|change| self.outcome.changes.push(change));
+            if let Some(change) = judge(b"", ChangeKind::Redirected, None, actual, &[]) {
+                self.outcome.changes.push(change);
+            }
         }
     }
 
@@ -222,11 +218,45 @@ impl Visit<'_> {
                 Ok(found.meaning)
             }
             Err(Failure::Unread(reason)) => {
-                self.unread(at.path, reason);
+                self.cannot_read(at, &pinned, reason)?;
                 Ok(Meaning::Ordinary)
             }
             Err(Failure::Tree(error)) => Err(error.into()),
         }
+    }
+
+    /// An entry could not be read: at least a warning, and as bad as it would be had it been read and found
+    /// to be another, since whoever writes to it decides whether it can be. Services write to volatile
+    /// places all the time; there, only what runs counts.
+    fn cannot_read(
+        &mut self,
+        at: &At<'_>,
+        pinned: &Pinned,
+        reason: Unread,
+    ) -> Result<(), TreeError> {
+        let is_own_doing = matches!(reason, Unread::Changing | Unread::Leased);
+        if !is_own_doing || pinned.file_type() != FileType::RegularFile {
+            self.unread(at.path, reason);
+            return Ok(());
+        }
+        if let Some(hidden) = &mut self.hidden {
+            hidden.unread(at.path);
+        }
+        let expected = self.upper.tree.lookup(at.path)?.map(|(_, entry)| entry);
+        let kind = match expected {
+            Some(_) => ChangeKind::Modified,
+            None => ChangeKind::Added,
+        };
+        let head = self.observe(pinned, Depth::Head);
+        let is_harmless_log = head.is_ok() && reason == Unread::Changing;
+        let actual = head.map_or_else(|_| pinned.unread_entry(), |(observed, _)| observed.entry);
+        let judged = judge(at.path, kind, expected.as_ref(), Some(&actual), &[]);
+        let severity = judged.map(|change| change.severity);
+        if severity.is_some() || !is_harmless_log {
+            let severity = severity.unwrap_or(Severity::Warning).max(Severity::Warning);
+            self.outcome.unverifiable.push_at(at.path, reason, severity);
+        }
+        Ok(())
     }
 
     fn remember(&mut self, key: Key, stat: &Statx, found: &Found) {
@@ -375,6 +405,8 @@ impl Visit<'_> {
     fn remove_below(&mut self, path: &[u8], found: &mut Found) -> Result<(), Failure> {
         for below in self.upper.tree.below(path)? {
             let below = below?;
+            // A whole image may be hidden: counting it is progress. Counting it in part would be a lie.
+            (self.pass.is_over)();
             let Some(change) = removed(self.upper.tree, &below.path, &below.entry)? else {
                 continue;
             };

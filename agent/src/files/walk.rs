@@ -23,6 +23,9 @@ const DIRENTS_BYTES: usize = 64 << 10;
 /// Directories kept open at once; above it they are opened again by their path.
 const MAX_OPEN: usize = 64;
 
+/// Looks at a name that is a directory at one moment and something else at the next.
+const ATTEMPTS: u32 = 3;
+
 /// How often the time is asked for.
 const ENTRIES_PER_POLL: u64 = 64;
 
@@ -190,32 +193,41 @@ impl Walk<'_> {
         let Some(frame) = frames.last_mut() else {
             return Ok(false);
         };
-        let found = frame
-            .opened(self.root, path)
-            .and_then(|fd| Ok((fd, found(self.root, fd, name)?)));
-        let (fd, stat) = match found {
-            Ok((fd, Some(stat))) => (fd, stat),
-            // Gone since its name was read: it is not there.
-            Ok((_, None)) => return Ok(true),
-            Err(reason) => {
-                visitor.unread(path, reason);
+        for attempt in 1..=ATTEMPTS {
+            let found = frame
+                .opened(self.root, path)
+                .and_then(|fd| Ok((fd, found(self.root, fd, name)?)));
+            let (fd, stat) = match found {
+                Ok((fd, Some(stat))) => (fd, stat),
+                // Gone since its name was read: it is not there.
+                Ok((_, None)) => return Ok(true),
+                Err(reason) => {
+                    visitor.unread(path, reason);
+                    return Ok(true);
+                }
+            };
+            let at = At {
+                directory: fd,
+                name,
+                path,
+                stat: &stat,
+            };
+            if visitor.visit(&at)? == Next::Past {
                 return Ok(true);
             }
-        };
-        let at = At {
-            directory: fd,
-            name,
-            path,
-            stat: &stat,
-        };
-        if visitor.visit(&at)? == Next::Past {
-            return Ok(true);
-        }
-        match directory(fd, name.to_bytes()) {
-            Ok(fd) => self.enter(fd, visitor),
-            // Gone since it was visited.
-            Err(reason) if reason.is_gone() => {}
-            Err(reason) => visitor.unread(path, reason),
+            match directory(fd, name.to_bytes()) {
+                Ok(fd) => {
+                    self.enter(fd, visitor);
+                    return Ok(true);
+                }
+                // Gone since it was visited.
+                Err(reason) if reason.is_gone() => return Ok(true),
+                Err(Unread::Changing) if attempt < ATTEMPTS => {}
+                Err(reason) => {
+                    visitor.unread(path, reason);
+                    return Ok(true);
+                }
+            }
         }
         Ok(true)
     }

@@ -4,8 +4,9 @@
 //! Long because both steps share one job on the blocking thread, and what it gives back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use holdfast_core::drift::group::{self, Changes, TamperedLayer};
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
@@ -21,19 +22,26 @@ use super::{Layers, Memory};
 use crate::files::layers::{Compared, LayerKey, LayerResults};
 use crate::files::tables::{Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
-    MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome, Unverified, Upper, UpperScan, lower,
+    MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
+    UpperScan, lower,
 };
 use crate::runtime::Roots;
 use crate::runtime::identify::{ExtraKind, Identity};
 use crate::runtime::kernel::KernelError;
+use crate::worker::{Progress, WorkError, Workers};
 
 /// Paths named in the message about what could not be read.
 const MAX_NAMED: usize = 5;
+
+/// A scan that does not get on for so long is stuck. A sound disk answers within a second, a busy one within
+/// some; between two steps at most a mebibyte is read.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tables, trees and the results of compares, shared by all looks.
 #[derive(Debug)]
 pub struct Content {
     tables: Tables,
+    workers: Workers,
     results: LayerResults,
     /// What each layer in use is compared with.
     layers: Mutex<HashMap<LayerKey, Expected>>,
@@ -63,6 +71,16 @@ struct Worked {
     files: Result<Files, Cannot>,
 }
 
+impl Worked {
+    const fn nothing(cannot: Cannot) -> Self {
+        Self {
+            expectation: None,
+            uppers: Vec::new(),
+            files: Err(cannot),
+        }
+    }
+}
+
 /// What the scans of the upper directories found.
 struct Files {
     binding: Result<Option<Condition>, KernelError>,
@@ -76,10 +94,10 @@ enum Cannot {
     Table(#[from] Unavailable),
     #[error("expected tree: {0}")]
     Tree(#[from] TreeError),
-    #[error("{0}")]
-    Directory(String),
-    #[error("the scan was interrupted by a defect")]
-    Defect,
+    #[error("{0}: {1}")]
+    Directory(PathBuf, #[source] RootError),
+    #[error(transparent)]
+    Work(#[from] WorkError),
 }
 
 impl Cannot {
@@ -87,8 +105,9 @@ impl Cannot {
         match self {
             Self::Table(unavailable) => unavailable.reason(),
             Self::Tree(_) => "tree",
-            Self::Directory(_) => "directory",
-            Self::Defect => "defect",
+            Self::Directory(_, RootError::Foreign(_)) => "foreign-filesystem",
+            Self::Directory(_, RootError::Refused(_)) => "directory",
+            Self::Work(error) => error.reason(),
         }
     }
 
@@ -96,25 +115,19 @@ impl Cannot {
     const fn severity(&self) -> Severity {
         match self {
             Self::Table(unavailable) if !unavailable.is_images_fault() => Severity::Info,
-            Self::Table(_) | Self::Tree(_) | Self::Directory(_) | Self::Defect => Severity::Warning,
+            Self::Table(_) | Self::Tree(_) | Self::Directory(..) | Self::Work(_) => {
+                Severity::Warning
+            }
         }
-    }
-}
-
-/// Tells the blocking part that nobody waits any more.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
 impl Content {
     /// Compares with what `tables` say.
-    pub fn new(tables: Tables) -> Self {
+    pub fn new(tables: Tables, workers: Workers) -> Self {
         Self {
             tables,
+            workers,
             results: LayerResults::default(),
             layers: Mutex::default(),
         }
@@ -129,8 +142,6 @@ impl Content {
         verdicts: &mut Verdicts,
     ) {
         let started = Instant::now();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let before = (
             memory.expectation.take(),
             std::mem::take(&mut memory.uppers),
@@ -142,26 +153,27 @@ impl Content {
         } else {
             Rehash::Due
         };
-        let work = move || {
-            let is_over = || cancelled.load(Ordering::Relaxed);
+        let work = move |progress: &Progress| {
+            let is_over = || progress.is_over();
             let pass = Pass {
                 now,
                 rehash,
                 max_entries: MAX_ENTRIES,
                 is_over: &is_over,
             };
-            let worked = content.work(&identity_there, &roots, before, pass);
+            let (expectation, uppers) = before;
+            let expect = || content.expectation(&identity_there, &roots).map(Arc::new);
+            let made = expectation.map_or_else(|| progress.unhurried(expect), Ok);
+            let worked = Self::work(&identity_there, made, uppers, pass);
             if layers == Layers::CompareNow && worked.expectation.is_some() {
                 content.compare_all(&identity_there, now, &is_over);
             }
             worked
         };
-        let defect = Worked {
-            expectation: None,
-            uppers: Vec::new(),
-            files: Err(Cannot::Defect),
-        };
-        let worked = tokio::task::spawn_blocking(work).await.unwrap_or(defect);
+        let key = memory.key();
+        let subject = format!("files of {}/{}", key.namespace, key.id);
+        let worked = self.workers.run(&subject, PATIENCE, work).await;
+        let worked = worked.unwrap_or_else(|error| Worked::nothing(error.into()));
         memory.expectation = worked.expectation;
         memory.uppers = worked.uppers;
         let workload = memory.about("").workload;
@@ -187,15 +199,13 @@ impl Content {
         self.report_layers(identity, workload.as_str(), verdicts);
     }
 
-    /// The blocking part: expected trees, witnesses, the upper directories.
+    /// The blocking part, once it is known what to expect: witnesses, the upper directories.
     fn work(
-        &self,
         identity: &Identity,
-        roots: &Roots,
-        (expectation, mut uppers): (Option<Arc<Expectation>>, Vec<UpperScan>),
+        made: Result<Arc<Expectation>, Cannot>,
+        mut uppers: Vec<UpperScan>,
         pass: Pass<'_>,
     ) -> Worked {
-        let made = expectation.map_or_else(|| self.expectation(identity, roots).map(Arc::new), Ok);
         let expectation = match made {
             Ok(expectation) => expectation,
             Err(cannot) => {
@@ -270,9 +280,22 @@ impl Content {
         }
     }
 
+    /// Compares one unpacked layer, whole, and keeps the result; that it hangs is one too. False when nobody
+    /// stands on the layer any more, or it has to be tried again.
+    pub async fn compare_layer(self: Arc<Self>, layer: LayerKey, now: Timestamp) -> bool {
+        let (content, there) = (Arc::clone(&self), layer.clone());
+        let work = move |progress: &Progress| content.compare(&there, now, &|| progress.is_over());
+        let subject = format!("layer {}", layer.lower.display());
+        let compared = self.workers.run(&subject, PATIENCE, work).await;
+        compared.unwrap_or_else(|error| {
+            self.keep_result(&layer, now, Changes::default(), Some(error.to_string()));
+            false
+        })
+    }
+
     /// Compares one unpacked layer, whole, and keeps the result. Blocks. False when nobody stands on the
     /// layer any more, or nobody waits for the answer.
-    pub fn compare(&self, layer: &LayerKey, now: Timestamp, is_over: &dyn Fn() -> bool) -> bool {
+    fn compare(&self, layer: &LayerKey, now: Timestamp, is_over: &dyn Fn() -> bool) -> bool {
         let expected = {
             let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
             layers.get(layer).cloned()
@@ -309,20 +332,36 @@ impl Content {
             ),
             Err(message) => (Changes::default(), Some(message)),
         };
+        self.keep_result(layer, now, changes, unverifiable);
+        true
+    }
+
+    fn keep_result(
+        &self,
+        layer: &LayerKey,
+        at: Timestamp,
+        changes: Changes,
+        unverifiable: Option<String>,
+    ) {
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tree) = layers
+            .get(layer)
+            .and_then(|expected| expected.tree.upgrade())
+        else {
+            return;
+        };
+        drop(layers);
         let tampered = TamperedLayer {
             chain_id: layer.chain_id,
             diff_id: tree.diff_id(),
             changes,
         };
-        self.results.put(
-            layer.clone(),
-            Compared {
-                at: now,
-                tampered,
-                unverifiable,
-            },
-        );
-        true
+        let compared = Compared {
+            at,
+            tampered,
+            unverifiable,
+        };
+        self.results.put(layer.clone(), compared);
     }
 
     /// What the last compares of its layers found; nothing is said before each was compared once.
@@ -360,9 +399,8 @@ fn scan_uppers(
     scans: &mut Vec<UpperScan>,
     pass: Pass<'_>,
 ) -> Result<ScanOutcome, Cannot> {
-    let open = |path: &std::path::PathBuf| {
-        Root::open(path).map_err(|error| Cannot::Directory(format!("{}: {error}", path.display())))
-    };
+    let open =
+        |path: &PathBuf| Root::open(path).map_err(|error| Cannot::Directory(path.clone(), error));
     let lowers = identity
         .layers
         .iter()
@@ -417,7 +455,9 @@ fn report_files(files: Files, workload: &str, verdicts: &mut Verdicts) {
         // What was seen counts; what was not seen any more may be behind what could not be read.
         Some((reason, message)) => {
             verdicts.partly_done(Check::Files, Some(Basis::LocalBlob), conditions);
-            verdicts.not_done(Check::Files, Severity::Warning, reason, message);
+            let severity = files.outcome.unverifiable.worst;
+            let severity = severity.unwrap_or(Severity::Warning);
+            verdicts.not_done(Check::Files, severity, reason, message);
         }
     }
 }

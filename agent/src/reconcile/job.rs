@@ -128,8 +128,8 @@ impl<R: Runtime> Reconcile<R> {
 
     fn start_compare(&mut self, layer: LayerKey) -> AbortHandle {
         let content = Arc::clone(&self.parts.shared.content);
-        self.jobs.spawn_blocking(move || {
-            let is_done = content.compare(&layer, crate::now(), &|| false);
+        self.jobs.spawn(async move {
+            let is_done = content.compare_layer(layer.clone(), crate::now()).await;
             Done::Compared { layer, is_done }
         })
     }

@@ -14,7 +14,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::kernel::{
-    FileId, KernelError, RootWitness, beneath, look, open_directory, open_root, start_time,
+    FileId, KernelError, RootWitness, beneath, is_root_of, look, open_directory, open_root,
+    start_time,
 };
 
 /// A file that should be the same through the container's root and in a layer's directory.
@@ -51,6 +52,9 @@ pub fn bind_lowers(
     let container = open_root(root.pid)?;
     if start_time(root.pid)? != root.started {
         return Err(KernelError::Gone);
+    }
+    if !is_root_of(container.as_fd(), root)? {
+        return Err(KernelError::RootMoved);
     }
     witnesses
         .iter()

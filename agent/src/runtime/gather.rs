@@ -17,6 +17,7 @@ use super::kernel::{self, KernelError, Root};
 use super::overlay::{self, Defaults, Overlay, OverlayError};
 use super::select::{ImageRefWitness, Named};
 use super::{CallError, ContainerRecord, Runtime, Snapshot, Task, TaskStatus};
+use crate::worker::{WorkError, Workers};
 
 /// How long a look at `/proc` may take: a root on a filesystem that hangs must not hang us.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
@@ -127,14 +128,33 @@ impl From<CallError> for Stop {
     }
 }
 
+/// What facts are gathered with.
+#[derive(Debug)]
+pub struct Means<'a, R> {
+    /// The runtime that has the container.
+    pub runtime: &'a R,
+    /// What image names mean.
+    pub resolver: &'a Resolver,
+    /// Threads for looks at the kernel: a process chooses its own root.
+    pub workers: &'a Workers,
+}
+
+impl<R> Clone for Means<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Means<'_, R> {}
+
 /// Gathers the facts about one container with a task.
 pub async fn gather<R: Runtime>(
-    runtime: &R,
-    resolver: &Resolver,
+    means: Means<'_, R>,
     key: &ContainerKey,
     first: Option<&FirstSight>,
     known: &[Arc<Image>],
 ) -> Result<Facts, Stop> {
+    let runtime = means.runtime;
     let record = runtime.container(key).await?;
     let sandbox_labels = sandbox_labels(runtime, &record).await?;
     let rooted = if record.snapshot_key.is_empty() {
@@ -142,7 +162,7 @@ pub async fn gather<R: Runtime>(
     } else if is_inspected(&record).is_err() {
         Rooted::NotInspected
     } else {
-        let facts = snapshot(runtime, resolver, &record, first, known).await?;
+        let facts = snapshot(means, &record, first, known).await?;
         Rooted::Snapshot(Box::new(facts))
     };
     Ok(Facts {
@@ -175,12 +195,14 @@ async fn sandbox_labels<R: Runtime>(
 }
 
 async fn snapshot<R: Runtime>(
-    runtime: &R,
-    resolver: &Resolver,
+    means: Means<'_, R>,
     record: &ContainerRecord,
     first: Option<&FirstSight>,
     known: &[Arc<Image>],
 ) -> Result<SnapshotFacts, Stop> {
+    let Means {
+        runtime, resolver, ..
+    } = means;
     let (namespace, snapshotter) = (&record.key.namespace, &record.snapshotter);
     let snapshots = runtime
         .chain(namespace, snapshotter, &record.snapshot_key)
@@ -190,7 +212,7 @@ async fn snapshot<R: Runtime>(
         .await?;
     let defaults = kernel::overlay_defaults();
     let overlay = overlay::of_mounts(&mounts, defaults);
-    let kernel = look(runtime, &record.key, overlay.as_ref().ok(), defaults).await?;
+    let kernel = look(means, &record.key, overlay.as_ref().ok(), defaults).await?;
     let chain = snapshots.iter().find_map(Snapshot::chain_id);
     let images = match chain {
         Some(chain) => {
@@ -214,30 +236,33 @@ async fn snapshot<R: Runtime>(
 
 /// Asks the kernel about the task's root.
 async fn look<R: Runtime>(
-    runtime: &R,
+    means: Means<'_, R>,
     key: &ContainerKey,
     overlay: Option<&Overlay>,
     defaults: Defaults,
 ) -> Result<Result<KernelFacts, KernelError>, Stop> {
-    let task = runtime.task(key).await?;
+    let task = means.runtime.task(key).await?;
     let is_alive = |task: Task| matches!(task.status, TaskStatus::Running | TaskStatus::Paused);
     if !is_alive(task) {
         return Err(Stop::Gone);
     }
     let upper = overlay.map(|overlay| overlay.upper.clone());
-    let looking = tokio::task::spawn_blocking(move || {
-        let root = kernel::root_of(task.pid)?;
-        let upper = upper_witness(&root, upper.as_deref());
-        Ok(KernelFacts {
-            root,
-            upper,
-            defaults,
-        })
-    });
-    match tokio::time::timeout(KERNEL_DEADLINE, looking).await {
-        Ok(Ok(Err(KernelError::Gone))) => {
+    let subject = format!("root of {}/{}", key.namespace, key.id);
+    let looking = means
+        .workers
+        .run(&subject, KERNEL_DEADLINE, move |_progress| {
+            let root = kernel::root_of(task.pid)?;
+            let upper = upper_witness(&root, upper.as_deref());
+            Ok(KernelFacts {
+                root,
+                upper,
+                defaults,
+            })
+        });
+    match looking.await {
+        Ok(Err(KernelError::Gone)) => {
             // Gone, or in a process namespace that we do not see: containerd still having it tells.
-            let again = runtime.task(key).await?;
+            let again = means.runtime.task(key).await?;
             let is_hidden = is_alive(again) && again.pid == task.pid;
             Err(if is_hidden {
                 Stop::ProcessNotVisible
@@ -245,9 +270,12 @@ async fn look<R: Runtime>(
                 Stop::Gone
             })
         }
-        Ok(Ok(seen)) => Ok(seen),
-        Ok(Err(_panicked)) => Ok(Err(KernelError::Malformed)),
-        Err(_elapsed) => Ok(Err(KernelError::Other(rustix::io::Errno::TIMEDOUT))),
+        Ok(seen) => Ok(seen),
+        Err(WorkError::Defect) => Ok(Err(KernelError::Malformed)),
+        Err(error) => {
+            tracing::debug!(container = %key.id, %error, "Root could not be looked at.");
+            Ok(Err(KernelError::Other(rustix::io::Errno::TIMEDOUT)))
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::kernel::{Binding, WitnessFile, shown};
 use super::{ContainerRecord, Runtime};
 
 pub use super::identity::{ExtraKind, ExtraUpper, FirstSight, Identified, Identity, LayerRef};
+use crate::worker::Workers;
 
 /// Shims whose containers run on the host's kernel.
 const RUNTIMES: &[&str] = &[
@@ -33,6 +34,7 @@ const SNAPSHOTTERS: &[&str] = &["overlayfs"];
 pub struct Identifier<R> {
     runtime: Arc<R>,
     resolver: Resolver,
+    workers: Workers,
     expected_namespaces: Vec<String>,
 }
 
@@ -42,8 +44,15 @@ impl<R: Runtime> Identifier<R> {
         Self {
             runtime,
             resolver: Resolver::default(),
+            workers: Workers::default(),
             expected_namespaces,
         }
+    }
+
+    /// The same, with threads that are counted elsewhere.
+    #[must_use]
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers, ..self }
     }
 
     /// Looks at one container with a task. `known` are images kept in our own state.
@@ -53,7 +62,12 @@ impl<R: Runtime> Identifier<R> {
         first: Option<&FirstSight>,
         known: &[Arc<Image>],
     ) -> Result<Identified, Stop> {
-        let facts = gather::gather(&*self.runtime, &self.resolver, key, first, known).await?;
+        let means = gather::Means {
+            runtime: &*self.runtime,
+            resolver: &self.resolver,
+            workers: &self.workers,
+        };
+        let facts = gather::gather(means, key, first, known).await?;
         Ok(identify(&facts, first, &self.expected_namespaces))
     }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mountinfo::{Device, MountEntry};
 use super::overlay::{Defaults, Setting};
+use crate::local::{self, NotLocal};
 
 pub use super::bind::{Binding, WitnessFile, bind_lowers};
 
@@ -41,6 +42,9 @@ pub enum KernelError {
     /// More than we read.
     #[error("the mount table is larger than we read")]
     TableTooLarge,
+    /// The process has made another directory its root since it was identified.
+    #[error("the process has another root now")]
+    RootMoved,
     /// The kernel does not tell mount ids (before Linux 5.8).
     #[error("the kernel tells no mount id")]
     NoMountId,
@@ -59,6 +63,7 @@ impl KernelError {
             Self::Gone => "process-gone",
             Self::Denied(_) => "process-refused",
             Self::TableTooLarge => "mount-table-too-large",
+            Self::RootMoved => "root-moved",
             Self::NoMountId => "mount-id",
             Self::Malformed => "proc-malformed",
             Self::Other(_) => "process-error",
@@ -231,7 +236,8 @@ fn module_parameter(name: &str) -> Setting {
 
 /// The directory at a path of the host. Never for paths below a container's root.
 pub fn directory_id(path: &Path) -> Option<FileId> {
-    let seen = stat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let parent = local::directory(path.parent()?).ok()?;
+    let seen = stat(parent.as_fd(), path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     let is_directory = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
     is_directory.then(|| FileId::of(&seen))
 }
@@ -255,12 +261,16 @@ pub(super) fn beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Resul
 }
 
 pub(super) fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
-    open_directory(Path::new(&format!("/proc/{pid}/root")))
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
 }
 
+/// Pins a directory of the node.
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
+    local::directory(path).map_err(|error| match error {
+        NotLocal::Refused(errno) => errno,
+        NotLocal::Foreign(_) => Errno::NOTSUP,
+    })
 }
 
 fn stat<P: rustix::path::Arg>(
@@ -269,7 +279,16 @@ fn stat<P: rustix::path::Arg>(
     flags: AtFlags,
 ) -> Result<Statx, Errno> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
-    rustix::fs::statx(directory, path, flags | AtFlags::NO_AUTOMOUNT, wanted)
+    // A process may make a file system its root whose server never answers: what the kernel has at hand.
+    let flags = flags | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(directory, path, flags, wanted)
+}
+
+/// Whether a pinned root is the one of `witness`: nothing is looked up in another, whose server may never
+/// answer.
+pub(super) fn is_root_of(root: BorrowedFd<'_>, witness: RootWitness) -> Result<bool, Errno> {
+    let seen = stat(root, c"", AtFlags::EMPTY_PATH)?;
+    Ok(seen.stx_mnt_id == witness.mount_id && device_of(&seen) == witness.device)
 }
 
 const fn device_of(seen: &Statx) -> Device {

@@ -11,6 +11,7 @@ use holdfast_agent::files::{
     MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanError, Upper, UpperScan,
 };
 use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::finding::Severity;
 use holdfast_core::layer::{ExpectedTree, MergedTree, ReadAt};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
 use jiff::Timestamp;
@@ -47,6 +48,41 @@ fn a_file_that_grows_while_it_is_read_is_unverifiable_outside_volatile_places() 
     let at = container.upper("opt/app/data.bin");
     let found = while_growing(&at, || container.found());
     assert_eq!(found, ["unverifiable changing /opt/app/data.bin"]);
+}
+
+#[test]
+fn who_writes_a_file_all_the_time_gets_away_with_no_less() {
+    let worst_while_growing = |path: &str| {
+        let mut container = Container::new();
+        let at = container.upper(path);
+        let outcome = while_growing(&at, || container.scan());
+        assert_eq!(shown(&outcome), [format!("unverifiable changing /{path}")]);
+        outcome.unverifiable.worst
+    };
+    assert_eq!(
+        worst_while_growing("usr/bin/victim"),
+        Some(Severity::Critical)
+    );
+    assert_eq!(worst_while_growing("etc/crontab"), Some(Severity::Critical));
+    assert_eq!(
+        worst_while_growing("opt/app/app.conf"),
+        Some(Severity::Warning)
+    );
+    assert_eq!(
+        worst_while_growing("opt/app/new.bin"),
+        Some(Severity::Warning)
+    );
+}
+
+#[test]
+fn a_program_that_grows_in_a_volatile_place_is_not_taken_for_a_log() {
+    let mut container = Container::new();
+    let at = container.upper("var/log/evil");
+    let found = while_growing(&at, || {
+        chmod(&at, 0o755);
+        container.found()
+    });
+    assert_eq!(found, ["unverifiable changing /var/log/evil"]);
 }
 
 #[test]

@@ -13,3 +13,4 @@ mod lower;
 mod mounted;
 mod planted;
 mod rescan;
+mod silent;
