@@ -8,8 +8,10 @@ use flate2::write::GzEncoder;
 use holdfast_core::digest::Digest;
 use holdfast_tests::image::{BUSYBOX, Digests, Image};
 use holdfast_tests::layer::{Entry, Layer};
+use holdfast_tests::wait;
+use rustix::process::Signal;
 
-use crate::scene::{IMAGE, Scene, alter, assert_open, flip_a_bit};
+use crate::scene::{IMAGE, LIMIT, Scene, alter, assert_open, flip_a_bit, open_lines};
 
 const OTHER: &str = "holdfast.invalid/other:1";
 
@@ -189,4 +191,28 @@ async fn an_archive_that_containerd_took_is_modelled_or_refused() {
     scene
         .assert_found(&["file-drift added program /usr/bin/evil warning one", BESIDE])
         .await;
+}
+
+/// Containers that take up every look with files that occupy nothing and take minutes to read.
+#[tokio::test]
+async fn containers_with_endless_files_delay_nobody_else() {
+    let scene = Scene::with(&Image::busybox([])).await;
+    let mut agent = scene.agent().await;
+    for number in 0..8 {
+        let greedy = scene.run(&format!("greedy-{number}"));
+        for file in 0..15 {
+            let path = greedy.inside(&format!("/opt/app/{file}"));
+            std::fs::File::create(path)
+                .unwrap()
+                .set_len(15 << 30)
+                .unwrap();
+        }
+    }
+    scene.run("late").exec("cp /bin/busybox /usr/bin/evil");
+    let due = "file-drift added program /usr/bin/evil warning late";
+    wait::until_within(LIMIT, "the other container is looked at", async || {
+        open_lines(&agent).contains(&due.to_owned()).then_some(())
+    })
+    .await;
+    agent.process().signal(Signal::KILL);
 }

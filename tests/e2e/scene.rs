@@ -34,7 +34,7 @@ spec:
 ";
 
 /// Long enough for an agent of a debug build that shares two cores with other tests.
-const LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
 /// Looks at each container before a running agent counts as having said everything.
 const LOOKS: f64 = 3.0;

@@ -128,6 +128,7 @@ fn scan_upper(lower: &Path, layer: &NamedLayer, upper: &Path) -> io::Result<()> 
         line?;
         let before = cpu_seconds();
         let pass = Pass {
+            budget: u64::MAX,
             now: crate::now(),
             rehash: Rehash::Due,
             max_entries: MAX_ENTRIES,

@@ -48,6 +48,8 @@ pub struct Pass<'a> {
     pub rehash: Rehash,
     /// Entries after which the walk is given up; [`MAX_ENTRIES`] outside tests.
     pub max_entries: u64,
+    /// Bytes after which no further file is begun: the others are said and wait for the next pass.
+    pub budget: u64,
     /// Asked now and then: true once there is no more time.
     pub is_over: &'a dyn Fn() -> bool,
 }
@@ -151,6 +153,9 @@ pub enum Unread {
     /// It was another after each of two readings.
     #[error("it changes while it is read")]
     Changing,
+    /// So much was read in this pass that it is read in a later one.
+    #[error("too much to read in one look; it is read in a later one")]
+    Postponed,
     /// Somebody holds a lease on it, and whoever opens it would wait.
     #[error("somebody holds a lease on it")]
     Leased,
@@ -190,6 +195,7 @@ impl Unread {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Changing => "changing",
+            Self::Postponed => "postponed",
             Self::Leased => "leased",
             Self::FileLength => "file-length",
             Self::Xattrs => "xattrs",

@@ -234,7 +234,10 @@ impl Visit<'_> {
         pinned: &Pinned,
         reason: Unread,
     ) -> Result<(), TreeError> {
-        let is_own_doing = matches!(reason, Unread::Changing | Unread::Leased);
+        let is_own_doing = matches!(
+            reason,
+            Unread::Changing | Unread::Leased | Unread::Postponed
+        );
         if !is_own_doing || pinned.file_type() != FileType::RegularFile {
             self.unread(at.path, reason);
             return Ok(());
@@ -248,12 +251,18 @@ impl Visit<'_> {
             None => ChangeKind::Added,
         };
         let head = self.observe(pinned, Depth::Head);
-        let is_harmless_log = head.is_ok() && reason == Unread::Changing;
+        let is_harmless_log = head.is_ok() && reason != Unread::Leased;
         let actual = head.map_or_else(|_| pinned.unread_entry(), |(observed, _)| observed.entry);
         let judged = judge(at.path, kind, expected.as_ref(), Some(&actual), &[]);
         let severity = judged.map(|change| change.severity);
         if severity.is_some() || !is_harmless_log {
-            let severity = severity.unwrap_or(Severity::Warning).max(Severity::Warning);
+            // Much data is no reason to wake anybody: it waits its turn.
+            let least = if reason == Unread::Postponed {
+                Severity::Info
+            } else {
+                Severity::Warning
+            };
+            let severity = severity.unwrap_or(Severity::Warning).max(least);
             self.outcome.unverifiable.push_at(at.path, reason, severity);
         }
         Ok(())
@@ -271,6 +280,12 @@ impl Visit<'_> {
         let expected = self.upper.tree.lookup(path)?.map(|(_, entry)| entry);
         if let Some(stat) = self.is_harmless(at, expected.as_ref(), pinned)? {
             return Ok((Found::of(Meaning::Ordinary), stat));
+        }
+        if pinned.file_type() == FileType::RegularFile
+            && pinned.stat.stx_size > 0
+            && self.observer.bytes_hashed >= self.pass.budget
+        {
+            return Err(Unread::Postponed.into());
         }
         let (observed, stat) = self.observe(pinned, Depth::Whole)?;
         let meaning = self.meaning(&observed);

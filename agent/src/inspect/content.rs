@@ -37,6 +37,10 @@ const MAX_NAMED: usize = 5;
 /// some; between two steps at most a mebibyte is read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of a container's own files that one look reads, and the rest of the file that it is at: a container
+/// with much data is read in several looks.
+const BYTES_A_LOOK: u64 = 4 << 30;
+
 /// Tables, trees and the results of compares, shared by all looks.
 #[derive(Debug)]
 pub struct Content {
@@ -148,14 +152,16 @@ impl Content {
         );
         let (content, identity_there, now) =
             (Arc::clone(&self), Arc::clone(identity), verdicts.now());
-        let rehash = if layers == Layers::CompareNow {
-            Rehash::All
+        // Whoever asks by hand waits for all of it.
+        let (rehash, budget) = if layers == Layers::CompareNow {
+            (Rehash::All, u64::MAX)
         } else {
-            Rehash::Due
+            (Rehash::Due, BYTES_A_LOOK)
         };
         let work = move |progress: &Progress| {
             let is_over = || progress.is_over();
             let pass = Pass {
+                budget,
                 now,
                 rehash,
                 max_entries: MAX_ENTRIES,
@@ -306,6 +312,7 @@ impl Content {
             return false;
         };
         let pass = Pass {
+            budget: u64::MAX,
             now,
             rehash: Rehash::All,
             max_entries: MAX_ENTRIES,

@@ -29,6 +29,7 @@ pub(crate) struct Container {
     observer: Observer,
     pub(crate) now: Timestamp,
     pub(crate) max_entries: u64,
+    pub(crate) budget: u64,
 }
 
 impl Container {
@@ -56,6 +57,7 @@ impl Container {
             // Past the test's own writes by more than a tick of the clock.
             now: Timestamp::now() + SignedDuration::from_secs(60),
             max_entries: MAX_ENTRIES,
+            budget: u64::MAX,
         }
     }
 
@@ -124,6 +126,7 @@ impl Container {
             prefix: self.prefix,
         };
         let pass = Pass {
+            budget: self.budget,
             now: self.now,
             rehash,
             max_entries: self.max_entries,

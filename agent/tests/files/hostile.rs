@@ -242,6 +242,7 @@ fn a_tree_that_gives_no_answer_makes_no_scan() {
         prefix: XattrPrefix::Trusted,
     };
     let pass = Pass {
+        budget: u64::MAX,
         now: Timestamp::now(),
         rehash: Rehash::Due,
         max_entries: MAX_ENTRIES,

@@ -38,6 +38,7 @@ fn pass(layer: &Layer, is_over: &dyn Fn() -> bool) -> ScanOutcome {
         prefix: XattrPrefix::Trusted,
     };
     let pass = Pass {
+        budget: u64::MAX,
         now: Timestamp::now(),
         rehash: Rehash::All,
         max_entries: MAX_ENTRIES,

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
-use holdfast_agent::files::Rehash;
+use holdfast_agent::files::{Rehash, ScanOutcome, Unread};
 use holdfast_core::digest::Digest;
+use holdfast_core::finding::Severity;
 use holdfast_core::layer::Node;
 use jiff::Timestamp;
 
@@ -48,6 +49,35 @@ fn only_what_changed_is_read_again() {
         panic!("{changed:?}");
     };
     assert_eq!(digest, Digest::of(&[b'y'; 1000]));
+}
+
+#[test]
+fn more_than_one_look_reads_is_said_and_read_in_the_next_ones() {
+    let mut container = Container::new();
+    for n in 0..5 {
+        fs::write(container.upper(&format!("opt/app/n{n}")), [b'x'; 1000]).unwrap();
+    }
+    fs::write(container.upper("usr/bin/victim"), EVIL).unwrap();
+    chmod(&container.upper("usr/bin/victim"), 0o755);
+    container.budget = 1500;
+    let postponed = |outcome: &ScanOutcome| {
+        let all = &outcome.unverifiable;
+        assert!(
+            all.listed
+                .iter()
+                .all(|(_, reason)| *reason == Unread::Postponed)
+        );
+        (all.total, all.worst)
+    };
+
+    assert_eq!(postponed(&container.scan()), (4, Some(Severity::Critical)));
+    container.later(1);
+    assert_eq!(postponed(&container.scan()), (2, Some(Severity::Critical)));
+    container.later(1);
+    assert_eq!(postponed(&container.scan()), (0, None));
+    container.later(1);
+    let outcome = container.scan();
+    assert_eq!((outcome.bytes_hashed, outcome.changes.total()), (0, 6));
 }
 
 #[test]
