@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_core::digest::{ChainId, DiffId, Digest};
 use holdfast_core::layer::{
-    Damage, ExpectedTree, FileTable, Limits, PlaceError, ReadAt, TableError, TreeError, place,
+    Damage, ExpectedTree, FileTable, Limits, PlaceError, ReadAt, Snapshotter, TableError,
+    TreeError, place,
 };
 use holdfast_daemon::capped;
 use rustix::fs::OFlags;
@@ -191,7 +192,7 @@ impl Tables {
             }
         }
         let table = self.table(layer, open_blob)?;
-        let placed = place(&table, parents)
+        let placed = place(&table, Snapshotter::Overlayfs, parents)
             .map_err(|error| Unavailable::Unplaceable(layer.diff_id, error))?;
         let path = self.own.join(&name);
         write_beside(&path, |out| placed.write(out).map_err(io::Error::other))

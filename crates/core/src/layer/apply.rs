@@ -1,5 +1,9 @@
 //! Placing, entry by entry: the steps of containerd's `archive.Apply` on a directory in memory. The rules
 //! are listed in `place`; what is refused here is refused there too.
+//!
+//! It has two ways. Over an overlay's lower directories, removals become marks and missing parents copy
+//! those below. On a directory that is whole in itself (the lowest layer of an overlay, and every layer of
+//! `native`, which starts from a copy of its parent) removals remove.
 
 mod metadata;
 
@@ -10,8 +14,10 @@ use crate::layer::codec::wide;
 use crate::layer::limits::{NAME_BYTES, PATH_BYTES};
 use crate::layer::rootpath::{Obstacle, Resolver, Stat, View, clean, join, parent, rooted};
 use crate::layer::table::{Kind, Record};
-use crate::layer::unpacked::{Unpacked, directory, stat_of};
-use crate::layer::{Entry, ExpectedTree, Node, PlaceError, Refusal, TreeError, Unsupported};
+use crate::layer::unpacked::{Full, Unpacked, directory, stat_of};
+use crate::layer::{
+    Entry, ExpectedTree, Node, PlaceError, Refusal, Snapshotter, TreeError, Unsupported,
+};
 
 const WHITEOUT: &[u8] = b".wh.";
 pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -21,10 +27,12 @@ const SET_GROUP_ID: u32 = 0o2000;
 
 /// A layer that is being placed over its parents, top first.
 pub(super) struct Placing<'a> {
+    snapshotter: Snapshotter,
+    /// The directories below, of an overlay; none where the layer's own directory is whole.
     parents: &'a [Arc<ExpectedTree>],
     files: Unpacked,
     resolver: Resolver,
-    /// Every path that an entry was unpacked to, where the lowest layer has opaque markers.
+    /// Every path that an entry was unpacked to, where opaque markers remove all others.
     written: Option<BTreeSet<Vec<u8>>>,
 }
 
@@ -35,16 +43,24 @@ impl View for ExpectedTree {
 }
 
 impl<'a> Placing<'a> {
-    pub(super) fn new(parents: &'a [Arc<ExpectedTree>]) -> Self {
-        Self {
+    pub(super) fn new(
+        snapshotter: Snapshotter,
+        parents: &'a [Arc<ExpectedTree>],
+    ) -> Result<Self, PlaceError> {
+        let (files, parents) = match (snapshotter, parents.first()) {
+            (Snapshotter::Native, Some(parent)) => (Unpacked::copy_of(parent)??, [].as_slice()),
+            (Snapshotter::Native, None) | (Snapshotter::Overlayfs, _) => (Unpacked::new(), parents),
+        };
+        Ok(Self {
+            snapshotter,
             parents,
-            files: Unpacked::new(),
+            files,
             resolver: Resolver::new(),
             written: None,
-        }
+        })
     }
 
-    /// Remembers from now on what was unpacked: opaque markers of the lowest layer need it.
+    /// Remembers from now on what was unpacked: opaque markers in a whole directory need it.
     pub(super) fn remember_written(&mut self) {
         self.written = Some(BTreeSet::new());
     }
@@ -100,7 +116,8 @@ impl<'a> Placing<'a> {
         }
     }
 
-    fn is_lowest(&self) -> bool {
+    /// Whether nothing lies below this directory, so that removals remove.
+    pub(super) const fn is_whole(&self) -> bool {
         self.parents.is_empty()
     }
 
@@ -108,6 +125,12 @@ impl<'a> Placing<'a> {
         self.files
             .at(path)
             .is_some_and(|entry| entry.node.is_directory())
+    }
+
+    fn spend(&mut self, path: &[u8], steps: u64) -> Result<(), PlaceError> {
+        self.resolver
+            .spend(steps)
+            .map_err(|obstacle| refusal_of(path, obstacle))
     }
 
     /// Where a path of the archive leads within this layer.
@@ -138,6 +161,8 @@ impl<'a> Placing<'a> {
                 Some(_) => return Err(refused(ancestor, Refusal::NotADirectory)),
                 None => missing.push(ancestor),
             }
+            // Each of a thousand levels is looked up by its whole path.
+            self.spend(path, 1)?;
             at = parent(ancestor);
         }
         for directory in missing.into_iter().rev() {
@@ -171,7 +196,7 @@ impl<'a> Placing<'a> {
                 Some(_) => break, // replaced there: nothing to copy
             }
         }
-        self.files.insert(path, made);
+        self.files.insert(path, made)?;
         Ok(())
     }
 
@@ -184,7 +209,7 @@ impl<'a> Placing<'a> {
     }
 
     fn mark_opaque(&mut self, path: &[u8]) -> Result<(), PlaceError> {
-        if self.is_lowest() {
+        if self.is_whole() {
             return self.clear(path);
         }
         if let Some(file) = self.files.file(path)
@@ -195,13 +220,11 @@ impl<'a> Placing<'a> {
         Ok(())
     }
 
-    /// The lowest layer's opaque marker: removes what is below a directory and no entry of its own.
+    /// An opaque marker in a whole directory: removes what is below it and no entry of this layer.
     fn clear(&mut self, path: &[u8]) -> Result<(), PlaceError> {
         let below = self.files.below(path);
         // Marker after marker over one large directory would be a square of work.
-        self.resolver
-            .spend(wide(below.len()))
-            .map_err(|obstacle| refusal_of(path, obstacle))?;
+        self.spend(path, wide(below.len()))?;
         for path in below {
             let is_written = |written: &BTreeSet<_>| written.contains(&path);
             if !self.written.as_ref().is_some_and(is_written) {
@@ -219,7 +242,7 @@ impl<'a> Placing<'a> {
             return Err(refused(&path, Refusal::WhiteoutName));
         }
         check_name(&path)?;
-        if self.is_lowest() {
+        if self.is_whole() {
             self.files.remove(&path);
             return Ok(());
         }
@@ -227,7 +250,7 @@ impl<'a> Placing<'a> {
             return Err(refused(&path, Refusal::WhiteoutOverEntry));
         }
         let whiteout = self.new_entry(&path, Node::Whiteout);
-        let file = self.files.insert(&path, whiteout);
+        let file = self.files.insert(&path, whiteout)?;
         if let Some(entry) = self.files.entry_mut(file) {
             entry.mode = 0;
             metadata::own(entry, record);
@@ -251,7 +274,7 @@ impl<'a> Placing<'a> {
             Kind::HardLink { target } => {
                 let file = self.link_target(path, target)?;
                 check_name(path)?;
-                self.files.link(path, file);
+                self.files.link(path, file)?;
                 return self.set_metadata(path, file, record);
             }
             Kind::File {
@@ -267,10 +290,15 @@ impl<'a> Placing<'a> {
             Kind::Symlink { target } if target.is_empty() => {
                 return Err(refused(path, Refusal::EmptyTarget));
             }
+            Kind::Symlink { target } if target.len() > PATH_BYTES => {
+                return Err(refused(path, Refusal::NameTooLong));
+            }
             Kind::Symlink { target } => Node::Symlink {
                 target: target.clone(),
             },
-            Kind::CharDevice { major, minor } => metadata::char_device(*major, *minor),
+            Kind::CharDevice { major, minor } => {
+                metadata::char_device(self.snapshotter, *major, *minor)
+            }
             Kind::BlockDevice { major, minor } => Node::BlockDevice {
                 major: major & metadata::MAJOR_BITS,
                 minor: minor & metadata::MINOR_BITS,
@@ -280,7 +308,7 @@ impl<'a> Placing<'a> {
         check_name(path)?;
         let file = match self.files.file(path) {
             Some(directory) => directory,
-            None => self.files.insert(path, self.new_entry(path, node)),
+            None => self.files.insert(path, self.new_entry(path, node))?,
         };
         self.set_metadata(path, file, record)
     }
@@ -338,6 +366,12 @@ fn unsupported(path: &[u8], unsupported: Unsupported) -> PlaceError {
     PlaceError::Unsupported {
         path: path.to_vec(),
         unsupported,
+    }
+}
+
+impl From<Full> for PlaceError {
+    fn from(_: Full) -> Self {
+        Self::TreeTooLarge
     }
 }
 

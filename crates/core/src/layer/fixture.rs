@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::{
-    Entry, ExpectedTree, FileTable, Limits, Marker, Node, PlaceError, TableError, place,
+    Entry, ExpectedTree, FileTable, Limits, Marker, Node, PlaceError, Snapshotter, TableError,
+    place,
 };
 
 /// Cases of a property test.
@@ -144,9 +145,17 @@ pub(super) fn table(archive: &[u8]) -> Result<FileTable, TableError> {
 
 /// The trees of layers, lowest first, as their stack: top first.
 pub(super) fn stack(archives: &[Vec<u8>]) -> Result<Vec<Arc<ExpectedTree>>, PlaceError> {
+    stack_of(Snapshotter::Overlayfs, archives)
+}
+
+/// The same for any snapshotter.
+pub(super) fn stack_of(
+    snapshotter: Snapshotter,
+    archives: &[Vec<u8>],
+) -> Result<Vec<Arc<ExpectedTree>>, PlaceError> {
     let mut trees = Vec::new();
     for archive in archives {
-        let placed = place(&table(archive).unwrap(), &trees)?;
+        let placed = place(&table(archive).unwrap(), snapshotter, &trees)?;
         let mut file = Vec::new();
         placed.write(&mut file)?;
         let tree = ExpectedTree::open(file, placed.chain_id())?;

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use crate::layer::sparse::OldMap;
 use crate::layer::tar::TarError;
 
 /// Everything in an archive comes in blocks of this size.
@@ -28,6 +29,8 @@ pub(super) struct Header {
     pub(super) major: i64,
     pub(super) minor: i64,
     pub(super) xattrs: super::codec::Xattrs,
+    /// The map of holes that a header of GNU's type `S` has.
+    pub(super) old_map: Option<OldMap>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,8 @@ impl Header {
         let [flag] = *field(block, 156..157) else {
             return Err(TarError::Checksum);
         };
+        let is_sparse = flag == b'S' && format == Format::Gnu;
+        let old_map = is_sparse.then(|| OldMap::begin(block)).transpose()?;
         Ok(Self {
             flag,
             name,
@@ -70,20 +75,26 @@ impl Header {
             major,
             minor,
             xattrs: Vec::new(),
+            old_map,
         })
+    }
+
+    /// Whether nothing can follow the header.
+    pub(super) const fn is_alone(&self) -> bool {
+        matches!(self.flag, b'1'..=b'6')
     }
 
     /// The length of what follows the header. Links, devices and directories have nothing behind them,
     /// whatever their size says.
     pub(super) fn body(&self) -> Result<u64, TarError> {
-        if matches!(self.flag, b'1'..=b'6') {
+        if self.is_alone() {
             return Ok(0);
         }
         u64::try_from(self.size).map_err(|_negative| TarError::NegativeSize)
     }
 }
 
-fn field(block: &[u8; BLOCK], at: Range<usize>) -> &[u8] {
+pub(super) fn field(block: &[u8; BLOCK], at: Range<usize>) -> &[u8] {
     block.get(at).unwrap_or_default()
 }
 
@@ -146,7 +157,7 @@ fn prefix(block: &[u8; BLOCK], format: Format) -> Result<&[u8], TarError> {
 }
 
 /// A number: octal digits, or, where the first bit is set, two's complement in the remaining bits.
-fn numeric(bytes: &[u8]) -> Option<i64> {
+pub(super) fn numeric(bytes: &[u8]) -> Option<i64> {
     let Some((first, rest)) = bytes.split_first().filter(|(first, _)| **first & 0x80 != 0) else {
         return octal(bytes);
     };

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use crate::layer::merged::resolve::Resolved;
 pub use crate::layer::merged::walk::{Seen, Visible};
 use crate::layer::tree::key_of;
-use crate::layer::{Entry, ExpectedTree, Node, TreeError};
+use crate::layer::{Entry, ExpectedTree, Node, TreeError, xattr};
 
 /// Trees of a whole image, top layer first.
 #[derive(Debug)]
@@ -43,7 +43,8 @@ impl MergedTree {
         }
     }
 
-    /// The same trees as a container in a user namespace must see them.
+    /// The same trees as a container in a user namespace must see them, where every file's owner was changed
+    /// on the disk. No shift at all is no change.
     #[must_use]
     pub const fn with_owners_shifted(mut self, uid: u32, gid: u32) -> Self {
         self.shift = (uid, gid);
@@ -52,6 +53,9 @@ impl MergedTree {
 
     fn shifted(&self, mut entry: Entry) -> Entry {
         let (uid, gid) = self.shift;
+        if self.shift != (0, 0) && !entry.node.is_directory() {
+            drop_privileges(&mut entry);
+        }
         entry.uid = entry.uid.wrapping_add(uid);
         entry.gid = entry.gid.wrapping_add(gid);
         entry
@@ -141,6 +145,19 @@ impl MergedTree {
         }
         Ok(merge)
     }
+}
+
+/// What Linux takes away when the owner of anything but a directory changes: a set-group-id bit without the
+/// bit to execute it means a lock, and stays.
+fn drop_privileges(entry: &mut Entry) {
+    const SET_USER_ID: u32 = 0o4000;
+    const SET_GROUP_ID: u32 = 0o2000;
+    const GROUP_EXECUTES: u32 = 0o0010;
+    entry.mode &= !SET_USER_ID;
+    if entry.mode & GROUP_EXECUTES != 0 {
+        entry.mode &= !SET_GROUP_ID;
+    }
+    xattr::drop_capability(&mut entry.xattrs);
 }
 
 /// The kernel's rule for one name, fed with what each layer has, topmost first.

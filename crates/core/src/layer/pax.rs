@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use crate::layer::header::Header;
+use crate::layer::sparse::{Announced, Map, decimal};
 use crate::layer::tar::TarError;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// The keys that are no overrides but a list: each one counts.
 const SPARSE_OFFSET: &[u8] = b"GNU.sparse.offset";
 const SPARSE_LENGTH: &[u8] = b"GNU.sparse.numbytes";
 
@@ -17,17 +19,30 @@ const SPARSE_LENGTH: &[u8] = b"GNU.sparse.numbytes";
 #[derive(Debug, Default)]
 pub(super) struct Pax<'a> {
     records: BTreeMap<&'a [u8], &'a [u8]>,
+    /// The map of holes in its oldest form, where it is not a record but a list of them.
+    listed: Vec<&'a [u8]>,
 }
 
 impl<'a> Pax<'a> {
     pub(super) fn parse(mut bytes: &'a [u8]) -> Result<Self, TarError> {
-        let mut records = BTreeMap::new();
+        let (mut records, mut listed) = (BTreeMap::new(), Vec::new());
         while !bytes.is_empty() {
             let (key, value, rest) = record(bytes).ok_or(TarError::ExtendedHeader)?;
-            records.insert(key, value);
             bytes = rest;
+            let is_offset = listed.len().is_multiple_of(2);
+            match key {
+                SPARSE_OFFSET | SPARSE_LENGTH
+                    if is_offset != (key == SPARSE_OFFSET) || value.contains(&b',') =>
+                {
+                    return Err(TarError::ExtendedHeader);
+                }
+                SPARSE_OFFSET | SPARSE_LENGTH => listed.push(value),
+                _ => {
+                    records.insert(key, value);
+                }
+            }
         }
-        Ok(Self { records })
+        Ok(Self { records, listed })
     }
 
     /// The name that a global header gives itself. What else it says is ignored.
@@ -66,16 +81,34 @@ impl<'a> Pax<'a> {
         Ok(())
     }
 
-    /// Whether the content is written with its holes left out, in a way that Go's reader knows.
-    pub(super) fn is_sparse(&self) -> bool {
-        let version = |key: &[u8]| self.value(key).unwrap_or_default();
-        match (version(b"GNU.sparse.major"), version(b"GNU.sparse.minor")) {
-            (b"0", b"0" | b"1") | (b"1", b"0") => true,
-            (b"", b"") => [b"GNU.sparse.map", SPARSE_OFFSET, SPARSE_LENGTH]
-                .iter()
-                .any(|key| self.value(key).is_some()),
-            _ => false,
-        }
+    /// What is said about holes, in a form that Go's reader knows; to it any other is an ordinary file.
+    pub(super) fn sparse(&self) -> Result<Option<Announced>, TarError> {
+        let text = |key: &[u8]| self.value(key).unwrap_or_default();
+        let listed = self.listed.join(&b',');
+        let list = match listed.as_slice() {
+            _ if self.listed.is_empty() => text(b"GNU.sparse.map"),
+            listed => listed,
+        };
+        let is_in_front = match (text(b"GNU.sparse.major"), text(b"GNU.sparse.minor")) {
+            (b"0", b"0" | b"1") => false,
+            (b"1", b"0") => true,
+            (b"", b"") if !list.is_empty() => false,
+            _ => return Ok(None),
+        };
+        let size = match self.value(b"GNU.sparse.size") {
+            None => self.value(b"GNU.sparse.realsize"),
+            size => size,
+        };
+        let number = |text| decimal(text).ok_or(TarError::Sparse);
+        Ok(Some(Announced {
+            name: self.value(b"GNU.sparse.name").map(<[u8]>::to_vec),
+            size: size.map(number).transpose()?,
+            map: if is_in_front {
+                None
+            } else {
+                Some(Map::of_list(text(b"GNU.sparse.numblocks"), list)?)
+            },
+        }))
     }
 
     fn value(&self, key: &[u8]) -> Option<&'a [u8]> {
@@ -120,11 +153,6 @@ fn record(bytes: &[u8]) -> Option<Record<'_>> {
         return None;
     }
     Some((key, value, rest))
-}
-
-/// Digits with an optional sign.
-fn decimal(bytes: &[u8]) -> Option<i64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 /// Seconds, with an optional fraction.
@@ -213,26 +241,67 @@ mod tests {
         }
     }
 
+    /// What a header of these records, `KEY=VALUE`, says about holes.
+    fn sparse(lines: &[&str]) -> Result<Option<Announced>, TarError> {
+        let pairs = lines.iter().map(|line| line.split_once('=').unwrap());
+        let records: Vec<_> = pairs
+            .map(|(key, value)| (key.as_bytes(), value.as_bytes()))
+            .collect();
+        Pax::parse(&written(&records))?.sparse()
+    }
+
     #[test]
     fn sparse_files_of_every_known_form_are_noticed() {
-        for records in [
-            [
-                (b"GNU.sparse.major".as_slice(), b"1".as_slice()),
-                (b"GNU.sparse.minor", b"0"),
-            ],
-            [(b"GNU.sparse.major", b"0"), (b"GNU.sparse.minor", b"1")],
-            [(b"GNU.sparse.map", b"0,1"), (b"GNU.sparse.size", b"9")],
-            [(b"GNU.sparse.offset", b"0"), (b"GNU.sparse.numbytes", b"9")],
-        ] {
-            assert!(Pax::parse(&written(&records)).unwrap().is_sparse());
+        let map = Map::of_list(b"2", b"0,1,5,2").unwrap();
+        for lines in [["GNU.sparse.major=0", "GNU.sparse.minor=1"].as_slice(), &[]] {
+            let with = |more: &[&str]| sparse(&[lines, more].concat()).unwrap().unwrap();
+            let found = with(&[
+                "GNU.sparse.numblocks=2",
+                "GNU.sparse.offset=0",
+                "GNU.sparse.numbytes=1",
+                "GNU.sparse.offset=5",
+                "GNU.sparse.numbytes=2",
+                "GNU.sparse.size=9",
+                "GNU.sparse.realsize=8",
+            ]);
+            assert_eq!((found.size, &found.map), (Some(9), &Some(map.clone())));
+            let found = with(&[
+                "GNU.sparse.numblocks=2",
+                "GNU.sparse.map=0,1,5,2",
+                "GNU.sparse.name=n",
+            ]);
+            assert_eq!(
+                (found.name, found.map),
+                (Some(b"n".to_vec()), Some(map.clone()))
+            );
         }
-        // A version that Go does not know is an ordinary file to it.
-        let unknown = written(&[(b"GNU.sparse.major", b"2"), (b"GNU.sparse.minor", b"0")]);
-        assert!(!Pax::parse(&unknown).unwrap().is_sparse());
-        assert!(
-            !Pax::parse(&written(&[(b"GNU.sparse.name", b"n")]))
-                .unwrap()
-                .is_sparse()
-        );
+        let front = sparse(&["GNU.sparse.major=1", "GNU.sparse.minor=0"]);
+        assert_eq!(front.unwrap().unwrap().map, None);
+        // To Go these are ordinary files.
+        for lines in [
+            ["GNU.sparse.major=2", "GNU.sparse.minor=0"],
+            ["GNU.sparse.major=1", "GNU.sparse.map=0,1"],
+            ["GNU.sparse.name=n", "GNU.sparse.size=9"],
+        ] {
+            assert_eq!(sparse(&lines).unwrap(), None, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_list_of_regions_is_refused() {
+        for lines in [
+            ["GNU.sparse.numbytes=1", "GNU.sparse.offset=0"].as_slice(),
+            &["GNU.sparse.offset=0", "GNU.sparse.offset=1"],
+            &["GNU.sparse.offset=0,1"],
+            &["GNU.sparse.offset=0", "GNU.sparse.numblocks=1"],
+            &["GNU.sparse.map=0,1"],
+            &[
+                "GNU.sparse.map=0,1",
+                "GNU.sparse.numblocks=1",
+                "GNU.sparse.size=x",
+            ],
+        ] {
+            assert!(sparse(lines).is_err(), "{lines:?}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What a snapshotter makes of a file table: the expected tree of one snapshot. Pure; it reads the trees
 //! of the layers below and never a disk.
 //!
-//! It does what containerd 1.6's `archive.Apply` does for the overlayfs snapshotter, in its order, and
-//! refuses what it refuses:
+//! It does what containerd 1.6's `archive.Apply` does for the snapshotter, in its order, and refuses what it
+//! refuses. `tests/e2e/unpack.rs` compares the two, entry by entry. For `overlayfs`:
 //!
 //! - names are cleaned as text; what comes out as the root is ignored, so the root is always `0755 0:0`;
 //! - links in the way to a parent are followed within this layer alone (`rootpath`);
@@ -14,6 +14,10 @@
 //!   The lowest layer is unpacked without an overlay: there both remove instead;
 //! - `trusted.*` and unknown attributes are dropped, as are `user.*` where Linux has none;
 //! - at the end every directory that the archive named must still be there.
+//!
+//! `native` has one whole directory a snapshot, a copy of its parent's, and so has its tree: links of the
+//! layers below are followed, hard links may lead there, a character device 0:0 is one, and removals
+//! remove. Of hard links between links, devices and pipes a copy makes files of their own.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -22,10 +26,11 @@ use std::sync::Arc;
 use crate::digest::{ChainId, DiffId};
 use crate::display;
 use crate::layer::apply::{OPAQUE, Placing};
-use crate::layer::tree::{Writer, path_of};
+use crate::layer::limits::TREE_BYTES;
+use crate::layer::tree::{self, Writer, path_of};
 use crate::layer::unpacked::Unpacked;
 use crate::layer::xattr::XattrRefusal;
-use crate::layer::{Damage, Entry, ExpectedTree, FileTable, TreeError};
+use crate::layer::{Damage, Entry, ExpectedTree, FileTable, Snapshotter, TreeError};
 
 /// Why a table gives no tree.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +51,12 @@ pub enum PlaceError {
         /// What.
         unsupported: Unsupported,
     },
-    /// The layers below are not each other's parents.
+    /// The layers below are not each other's parents, or another snapshotter's.
     #[error("the trees below are not one chain")]
     Parents,
+    /// More than a tree may take in memory.
+    #[error("tree of more than {TREE_BYTES} bytes")]
+    TreeTooLarge,
     /// Links upon links beyond any real layer.
     #[error("placing takes too many steps")]
     TooMuchWork,
@@ -109,6 +117,9 @@ pub enum Unsupported {
     /// The kernel joins them with the mode, and keeps them only where the disk has them.
     #[error("access control list")]
     AccessControlList,
+    /// Linux sets it, and does not read it back.
+    #[error("an empty set of capabilities")]
+    EmptyCapability,
     /// It depends on the files that the node had at that time.
     #[error("a link that leads out of the layer while it is unpacked")]
     OutsideLayer,
@@ -120,15 +131,14 @@ pub enum Unsupported {
 /// The tree of one snapshot, before it is written.
 #[derive(Debug)]
 pub struct PlacedTree {
-    chain_id: ChainId,
-    diff_id: DiffId,
+    header: tree::Header,
     files: Unpacked,
 }
 
 impl PlacedTree {
     /// The snapshot.
     pub const fn chain_id(&self) -> ChainId {
-        self.chain_id
+        self.header.chain_id
     }
 
     /// Writes the tree file. Of hard links, the first path in its order is the entry, and the others
@@ -136,7 +146,7 @@ impl PlacedTree {
     pub fn write(&self, out: impl Write) -> Result<(), TreeError> {
         let links = self.files.links();
         let mut first_paths: HashMap<usize, &[u8]> = HashMap::new();
-        let mut writer = Writer::new(out, self.chain_id, self.diff_id)?;
+        let mut writer = Writer::new(out, &self.header)?;
         for (key, inode, entry) in self.files.iter() {
             if links.get(inode).is_none_or(|links| *links < 2) {
                 writer.push(key, entry)?;
@@ -156,11 +166,22 @@ impl PlacedTree {
     }
 }
 
-/// Places a table over the trees of the layers below, top first, as the overlayfs snapshotter does.
-pub fn place(table: &FileTable, parents: &[Arc<ExpectedTree>]) -> Result<PlacedTree, PlaceError> {
-    let chain_id = chain_of(table.diff_id(), parents)?;
-    let mut placing = Placing::new(parents);
-    if parents.is_empty() && has_opaque_marker(table)? {
+/// Places a table over the trees of the layers below, top first, as the snapshotter does.
+pub fn place(
+    table: &FileTable,
+    snapshotter: Snapshotter,
+    parents: &[Arc<ExpectedTree>],
+) -> Result<PlacedTree, PlaceError> {
+    if parents.iter().any(|tree| tree.snapshotter() != snapshotter) {
+        return Err(PlaceError::Parents);
+    }
+    let header = tree::Header {
+        snapshotter,
+        chain_id: chain_of(table.diff_id(), parents)?,
+        diff_id: table.diff_id(),
+    };
+    let mut placing = Placing::new(snapshotter, parents)?;
+    if placing.is_whole() && has_opaque_marker(table)? {
         placing.remember_written();
     }
     for record in table.records() {
@@ -171,13 +192,12 @@ pub fn place(table: &FileTable, parents: &[Arc<ExpectedTree>]) -> Result<PlacedT
         placing.check_directory(&record?)?;
     }
     Ok(PlacedTree {
-        chain_id,
-        diff_id: table.diff_id(),
+        header,
         files: placing.into_files(),
     })
 }
 
-/// Whether any entry is one: only then the lowest layer's paths have to be remembered.
+/// Whether any entry is one: only then the paths have to be remembered.
 fn has_opaque_marker(table: &FileTable) -> Result<bool, Damage> {
     for record in table.records() {
         if record?.name.ends_with(OPAQUE) {

@@ -4,15 +4,17 @@
 //! It accepts and refuses what Go's archive/tar does, with which containerd unpacks: ustar, star, GNU
 //! long names, PAX headers. Where Go is lenient we are too (a missing end marker, a last entry without
 //! its padding), because such an archive is unpacked, and what it unpacks to must be known. Sparse files
-//! are refused by name until they can be expanded. Types that containerd refuses are only recorded: it
-//! refuses when it comes to create them.
+//! are handed out with their holes. Types that containerd refuses (the old sparse one is among them) are
+//! only recorded: it refuses when it comes to create them.
 
 use std::io::{self, BufRead};
 
+use crate::layer::Limits;
 use crate::layer::codec::wide;
 use crate::layer::header::{BLOCK, Header, text};
-use crate::layer::limits::{HEADER_BYTES, PATH_BYTES};
+use crate::layer::limits::HEADER_BYTES;
 use crate::layer::pax::Pax;
+use crate::layer::sparse::{self, Lines, Region};
 
 /// Why an archive is refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,16 +43,19 @@ pub enum TarError {
     /// An extended header or long name beyond the limit.
     #[error("extended header or long name of more than {HEADER_BYTES} bytes")]
     HeaderTooLong,
-    /// A path or link target beyond the limit.
-    #[error("path or link target of more than {PATH_BYTES} bytes")]
-    PathTooLong,
     /// More entries than the limit.
     #[error("more than {0} entries")]
     TooManyEntries(u64),
-    /// A file written with its holes left out.
-    #[error("unsupported: sparse")]
+    /// A map of holes that cannot be, or that does not fit what was written.
+    #[error("sparse file is malformed")]
     Sparse,
+    /// Holes, or a map of them, beyond the limit.
+    #[error("sparse file is too large")]
+    SparseTooLarge,
 }
+
+/// What holes are filled with, a piece at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Reads an archive entry by entry, at most `limit` of them.
 #[derive(Debug)]
@@ -61,6 +66,10 @@ pub(super) struct TarReader<R> {
     /// What is left of the entry's content, and the padding behind it.
     body: u64,
     padding: u64,
+    /// Of a sparse file: what was written of it, and its length.
+    sparse: Option<(u64, Vec<Region>)>,
+    /// Bytes of holes that may still be handed out. A header of 1 KiB can ask for eight exbibytes.
+    holes: u64,
     has_ended: bool,
 }
 
@@ -73,13 +82,15 @@ struct Announced {
 }
 
 impl<R: BufRead> TarReader<R> {
-    pub(super) const fn new(source: R, limit: u64) -> Self {
+    pub(super) const fn new(source: R, limits: &Limits) -> Self {
         Self {
             source,
-            limit,
+            limit: limits.entries,
             entries: 0,
             body: 0,
             padding: 0,
+            sparse: None,
+            holes: limits.uncompressed_bytes,
             has_ended: false,
         }
     }
@@ -106,14 +117,48 @@ impl<R: BufRead> TarReader<R> {
         Ok(None)
     }
 
-    /// Hands the content of the entry to `sink`, piece by piece.
+    /// Hands the content of the entry to `sink`, piece by piece, holes filled with zeros.
     pub(super) fn content(&mut self, mut sink: impl FnMut(&[u8])) -> Result<(), TarError> {
-        while self.body > 0 {
+        let Some((size, regions)) = self.sparse.take() else {
+            return self.written(self.body, sink);
+        };
+        let mut at = 0;
+        for Region { offset, length } in regions {
+            self.hole(offset.saturating_sub(at), &mut sink)?;
+            if length > self.body {
+                return Err(TarError::Sparse); // less was written than the map says
+            }
+            self.written(length, &mut sink)?;
+            at = offset.saturating_add(length);
+        }
+        self.hole(size.saturating_sub(at), &mut sink)?;
+        if self.body > 0 {
+            return Err(TarError::Sparse); // more was written than the map says
+        }
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64, mut sink: impl FnMut(&[u8])) -> Result<(), TarError> {
+        let left = self.holes.checked_sub(length);
+        self.holes = left.ok_or(TarError::SparseTooLarge)?;
+        let mut rest = length;
+        while rest > 0 {
+            let piece = usize::try_from(rest).unwrap_or(usize::MAX).min(ZEROS.len());
+            sink(ZEROS.get(..piece).unwrap_or_default());
+            rest = rest.saturating_sub(wide(piece));
+        }
+        Ok(())
+    }
+
+    /// Hands on `length` bytes of what was written.
+    fn written(&mut self, length: u64, mut sink: impl FnMut(&[u8])) -> Result<(), TarError> {
+        let end = self.body.saturating_sub(length);
+        while self.body > end {
             let available = self.source.fill_buf()?;
             if available.is_empty() {
                 return Err(TarError::Truncated);
             }
-            let length = usize::try_from(self.body)
+            let length = usize::try_from(self.body.saturating_sub(end))
                 .unwrap_or(usize::MAX)
                 .min(available.len());
             sink(available.get(..length).unwrap_or_default());
@@ -143,7 +188,8 @@ impl<R: BufRead> TarReader<R> {
 
     /// The next header block; none at the end, with or without its marker.
     fn next_header(&mut self) -> Result<Option<Header>, TarError> {
-        self.content(|_skipped| {})?;
+        self.sparse = None;
+        self.written(self.body, |_skipped| {})?;
         if self.has_ended || !self.skip_padding()? {
             return Ok(None);
         }
@@ -163,7 +209,7 @@ impl<R: BufRead> TarReader<R> {
     /// Skips padding; false when the archive ends in it.
     fn skip_padding(&mut self) -> Result<bool, TarError> {
         self.body = std::mem::take(&mut self.padding);
-        match self.content(|_zeros| {}) {
+        match self.written(self.body, |_zeros| {}) {
             Err(TarError::Truncated) => {
                 self.body = 0;
                 Ok(false)
@@ -206,7 +252,7 @@ impl<R: BufRead> TarReader<R> {
             return Err(TarError::HeaderTooLong);
         }
         let mut bytes = Vec::new();
-        self.content(|piece| bytes.extend_from_slice(piece))?;
+        self.written(self.body, |piece| bytes.extend_from_slice(piece))?;
         Ok(bytes)
     }
 
@@ -234,20 +280,66 @@ impl<R: BufRead> TarReader<R> {
             header.flag = if is_directory { b'5' } else { b'0' };
         }
         self.open_body(&header)?;
-        if header.flag == b'S' || extended.is_sparse() {
-            return Err(TarError::Sparse);
+        if header.flag == b'S' {
+            self.sparse = Some(self.old_sparse(&mut header)?);
+        } else if let Some(announced) = extended.sparse()? {
+            self.sparse = Some(self.sparse(&mut header, announced)?);
         }
         self.admit(header)
     }
 
-    /// The last step of every entry: the limits.
+    /// The map of an old sparse file: in its header, and in blocks that its size does not count.
+    fn old_sparse(&mut self, header: &mut Header) -> Result<(u64, Vec<Region>), TarError> {
+        // Star has the type too, and another map.
+        let mut map = header.old_map.take().ok_or(TarError::Sparse)?;
+        while map.is_extended {
+            map.extend(&self.block()?.ok_or(TarError::Truncated)?)?;
+        }
+        map.regions()
+    }
+
+    /// The map that an extended header announced, and the name and size that it gave.
+    fn sparse(
+        &mut self,
+        header: &mut Header,
+        announced: sparse::Announced,
+    ) -> Result<(u64, Vec<Region>), TarError> {
+        if let Some(name) = announced.name {
+            header.name = name;
+        }
+        if let Some(size) = announced.size {
+            header.size = size;
+        }
+        let map = match announced.map {
+            Some(map) => map,
+            None => self.lines()?.finish(),
+        };
+        if header.is_alone() {
+            return Err(TarError::Sparse);
+        }
+        map.regions(header.size)
+    }
+
+    /// The map in front of the content.
+    fn lines(&mut self) -> Result<Lines, TarError> {
+        let mut lines = Lines::default();
+        loop {
+            let mut block = Vec::with_capacity(BLOCK);
+            if self.body < wide(BLOCK) {
+                return Err(TarError::Sparse);
+            }
+            self.written(wide(BLOCK), |piece| block.extend_from_slice(piece))?;
+            if lines.take(&block)? {
+                return Ok(lines);
+            }
+        }
+    }
+
+    /// The last step of every entry: how many there are.
     fn admit(&mut self, header: Header) -> Result<Header, TarError> {
         self.entries = self.entries.saturating_add(1);
         if self.entries > self.limit {
             return Err(TarError::TooManyEntries(self.limit));
-        }
-        if header.name.len() > PATH_BYTES || header.link.len() > PATH_BYTES {
-            return Err(TarError::PathTooLong);
         }
         Ok(header)
     }

@@ -3,7 +3,7 @@
 //! damaged file is [`Damage`], not an answer.
 //!
 //! ```text
-//! header   "hftree", 0, version, chain ID (32 bytes), diff ID (32 bytes)
+//! header   "hftree", 0, version, snapshotter, chain ID (32 bytes), diff ID (32 bytes)
 //! block    length (u32), CRC-32 of the records (u32), records         repeated
 //! record   bytes shared with the key before, rest of the key, length of the entry, entry
 //! trailer  0 (u32), number of entries (u64), SHA-256 of everything before it
@@ -30,8 +30,8 @@ use crate::layer::tree::index::read_index;
 pub(super) use crate::layer::tree::writer::Writer;
 
 const MAGIC: [u8; 7] = *b"hftree\0";
-const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 8 + 32 + 32;
+const VERSION: u8 = 2;
+const HEADER_BYTES: usize = 9 + 32 + 32;
 const BLOCK_HEADER_BYTES: usize = 8;
 
 /// A block is closed when it is at least this long: one page of the disk.
@@ -39,6 +39,40 @@ const BLOCK_BYTES: usize = 4096;
 
 /// No block is longer: a page, and one record with as many attributes as placing lets through.
 const BLOCK_LIMIT: usize = 2 << 20;
+
+/// Who unpacked the layers. What a snapshot directory holds depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Snapshotter {
+    /// One directory a layer, stacked by the kernel.
+    Overlayfs,
+    /// One directory a chain, each a copy of the one below.
+    Native,
+}
+
+impl Snapshotter {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Overlayfs => 0,
+            Self::Native => 1,
+        }
+    }
+
+    const fn of_byte(byte: u8) -> Result<Self, Damage> {
+        match byte {
+            0 => Ok(Self::Overlayfs),
+            1 => Ok(Self::Native),
+            _ => Err(Damage::Record),
+        }
+    }
+}
+
+/// Whose tree it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) snapshotter: Snapshotter,
+    pub(super) chain_id: ChainId,
+    pub(super) diff_id: DiffId,
+}
 
 /// Bytes that can be read at any place: a file, or memory.
 pub trait ReadAt {
@@ -96,8 +130,7 @@ pub enum TreeError {
 /// What one snapshot directory must hold; open as long as it is used.
 pub struct ExpectedTree {
     source: Box<dyn ReadAt + Send + Sync>,
-    chain_id: ChainId,
-    diff_id: DiffId,
+    header: Header,
     entries: u64,
     blocks: Vec<Block>,
     end: u64,
@@ -120,8 +153,7 @@ struct Recent {
 impl std::fmt::Debug for ExpectedTree {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExpectedTree")
-            .field("chain_id", &self.chain_id)
-            .field("diff_id", &self.diff_id)
+            .field("header", &self.header)
             .field("entries", &self.entries)
             .finish_non_exhaustive()
     }
@@ -134,16 +166,14 @@ impl ExpectedTree {
         chain_id: ChainId,
     ) -> Result<Self, TreeError> {
         let opened = read_index(&source)?;
-        if opened.chain_id != chain_id {
-            return Err(TreeError::OtherChain {
-                expected: chain_id,
-                actual: opened.chain_id,
-            });
+        let actual = opened.header.chain_id;
+        if actual != chain_id {
+            let expected = chain_id;
+            return Err(TreeError::OtherChain { expected, actual });
         }
         Ok(Self {
             source: Box::new(source),
-            chain_id,
-            diff_id: opened.diff_id,
+            header: opened.header,
             entries: opened.entries,
             blocks: opened.blocks,
             end: opened.end,
@@ -153,12 +183,17 @@ impl ExpectedTree {
 
     /// The snapshot.
     pub const fn chain_id(&self) -> ChainId {
-        self.chain_id
+        self.header.chain_id
+    }
+
+    /// Who must have unpacked it.
+    pub const fn snapshotter(&self) -> Snapshotter {
+        self.header.snapshotter
     }
 
     /// Its topmost layer, the one that this tree is about.
     pub const fn diff_id(&self) -> DiffId {
-        self.diff_id
+        self.header.diff_id
     }
 
     /// How many entries there are, the root among them.
@@ -252,7 +287,7 @@ impl ExpectedTree {
         Ok(Arc::from(records))
     }
 
-    /// Writes the tree file of `entries`, which must ascend in the order of [`Self::iter`] and begin
+    /// Writes the tree file of an overlay's layer that has `entries`, which must ascend in the order of [`Self::iter`] and begin
     /// with the root.
     pub fn write<'e>(
         out: impl Write,
@@ -260,7 +295,12 @@ impl ExpectedTree {
         diff_id: DiffId,
         entries: impl IntoIterator<Item = (&'e [u8], &'e Entry)>,
     ) -> Result<(), TreeError> {
-        let mut writer = Writer::new(out, chain_id, diff_id)?;
+        let header = Header {
+            snapshotter: Snapshotter::Overlayfs,
+            chain_id,
+            diff_id,
+        };
+        let mut writer = Writer::new(out, &header)?;
         for (path, entry) in entries {
             let key = key_of(path).ok_or(Damage::Record)?;
             writer.push(&key, entry)?;

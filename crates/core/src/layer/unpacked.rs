@@ -4,9 +4,17 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::layer::limits::TREE_BYTES;
 use crate::layer::rootpath::{Stat, View};
 use crate::layer::tree::{key_of, path_of};
-use crate::layer::{Entry, Node, TreeError};
+use crate::layer::{Entry, ExpectedTree, Node, TreeError};
+
+/// What a path or a file takes beside its bytes, roughly.
+const OVERHEAD_BYTES: usize = 128;
+
+/// The directory would take more than [`TREE_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
 
 /// Paths and files. Paths of one file are hard links. A file that no path names any more stays in its
 /// place until the end: there are never more files than entries and missing parents.
@@ -15,17 +23,42 @@ pub(super) struct Unpacked {
     /// By key, see `tree::key_of`: a directory comes directly before everything below it.
     paths: BTreeMap<Vec<u8>, usize>,
     files: Vec<Entry>,
+    /// What all that was ever put here takes.
+    bytes: usize,
 }
 
 impl Unpacked {
     /// A directory as snapshotters make it.
     pub(super) fn new() -> Self {
-        let mut unpacked = Self {
+        let root = directory();
+        Self {
+            paths: BTreeMap::from([(Vec::new(), 0)]),
+            bytes: bytes_of(&root),
+            files: vec![root],
+        }
+    }
+
+    /// A copy of a directory, as the `native` snapshotter makes one: of hard links it keeps those between
+    /// regular files, every other becomes a file of its own.
+    pub(super) fn copy_of(tree: &ExpectedTree) -> Result<Result<Self, Full>, TreeError> {
+        let mut copy = Self {
             paths: BTreeMap::new(),
             files: Vec::new(),
+            bytes: 0,
         };
-        unpacked.insert(b"", directory());
-        unpacked
+        for next in tree {
+            let (path, mut entry) = next?;
+            let first = entry.hard_link.take().and_then(|first| copy.file(&first));
+            let is_file = matches!(entry.node, Node::File { .. });
+            let put = match first {
+                Some(first) if is_file => copy.link(&path, first),
+                _ => copy.insert(&path, entry).map(|_file| ()),
+            };
+            if let Err(full) = put {
+                return Ok(Err(full));
+            }
+        }
+        Ok(Ok(copy))
     }
 
     /// The file at `path`, by number.
@@ -47,17 +80,31 @@ impl Unpacked {
     }
 
     /// Puts a new file at `path`, where nothing is.
-    pub(super) fn insert(&mut self, path: &[u8], entry: Entry) -> usize {
+    pub(super) fn insert(&mut self, path: &[u8], entry: Entry) -> Result<usize, Full> {
         let file = self.files.len();
+        self.spend(bytes_of(&entry))?;
         self.files.push(entry);
-        self.link(path, file);
-        file
+        self.link(path, file)?;
+        Ok(file)
     }
 
     /// Puts a file at one more path, where nothing is.
-    pub(super) fn link(&mut self, path: &[u8], file: usize) {
+    pub(super) fn link(&mut self, path: &[u8], file: usize) -> Result<(), Full> {
         if let Some(key) = key_of(path) {
+            self.spend(key.len().saturating_add(OVERHEAD_BYTES))?;
             self.paths.insert(key, file);
+        }
+        Ok(())
+    }
+
+    /// Takes memory off the limit. What is removed gives none back: files stay, and names that come and go
+    /// by the million are no image.
+    fn spend(&mut self, bytes: usize) -> Result<(), Full> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > TREE_BYTES {
+            Err(Full)
+        } else {
+            Ok(())
         }
     }
 
@@ -109,6 +156,25 @@ impl Unpacked {
         }
         links
     }
+}
+
+/// What an entry takes in memory, with what setting its attributes may add.
+fn bytes_of(entry: &Entry) -> usize {
+    let target = match &entry.node {
+        Node::Symlink { target } => target.len(),
+        Node::File { .. }
+        | Node::Directory { .. }
+        | Node::CharDevice { .. }
+        | Node::BlockDevice { .. }
+        | Node::Fifo
+        | Node::Socket
+        | Node::Whiteout => 0,
+    };
+    let xattrs = entry
+        .xattrs
+        .iter()
+        .map(|(name, value)| name.len() + value.len());
+    size_of::<Entry>() + target + xattrs.sum::<usize>()
 }
 
 impl View for Unpacked {

@@ -1,8 +1,8 @@
 //! Which extended attributes of an archive end up on a file, and in which form they are read back there.
 
-use crate::layer::Node;
 use crate::layer::codec::Xattrs;
 use crate::layer::limits::HEADER_BYTES;
+use crate::layer::{Node, Unsupported};
 
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -33,8 +33,8 @@ pub(super) enum Outcome {
     Dropped,
     /// The layer is refused.
     Refused(XattrRefusal),
-    /// It is set and changed by the kernel in a way that is not followed here.
-    Unsupported,
+    /// It is set, and what is read back cannot be said.
+    Unsupported(Unsupported),
 }
 
 /// What setting an attribute on `node` comes to.
@@ -53,10 +53,12 @@ pub(super) fn outcome(node: &Node, name: &[u8], value: &[u8]) -> Outcome {
         return Outcome::Refused(XattrRefusal::Name);
     }
     if name.starts_with(b"system.posix_acl_") {
-        return Outcome::Unsupported;
+        return Outcome::Unsupported(Unsupported::AccessControlList);
     }
     let takes_user = matches!(node, Node::File { .. } | Node::Directory { .. });
-    if name == CAPABILITY {
+    if name == CAPABILITY && value.is_empty() {
+        Outcome::Unsupported(Unsupported::EmptyCapability)
+    } else if name == CAPABILITY {
         capability(value).map_or(Outcome::Refused(XattrRefusal::Capability), Outcome::Set)
     } else if name.starts_with(b"security.") || (name.starts_with(b"user.") && takes_user) {
         Outcome::Set(value.to_vec())
@@ -65,14 +67,20 @@ pub(super) fn outcome(node: &Node, name: &[u8], value: &[u8]) -> Outcome {
     }
 }
 
-/// A set of capabilities as it is read back: with a root of 0 it comes in the older form.
+/// A set of capabilities as it is read back: with a root of 0 it comes in the older form. Linux knows one
+/// flag, and no user -1.
 fn capability(value: &[u8]) -> Option<Vec<u8>> {
-    const EFFECTIVE: u8 = 1;
-    let (&[flags, _, _, revision], rest) = value.split_first_chunk()?;
+    let (&[flags, 0, 0, revision], rest) = value.split_first_chunk()? else {
+        return None;
+    };
+    if flags > 1 {
+        return None;
+    }
     let (sets, root) = rest.split_at_checked(16)?;
-    let head = |revision: u8| [flags & EFFECTIVE, 0, 0, revision];
+    let head = |revision: u8| [flags, 0, 0, revision];
     match (revision, root) {
         (2, []) | (3, [0, 0, 0, 0]) => Some([&head(2), sets].concat()),
+        (3, [255, 255, 255, 255]) => None,
         (3, [_, _, _, _]) => Some([&head(3), sets, root].concat()),
         _ => None,
     }
@@ -136,7 +144,12 @@ mod tests {
         assert_eq!(on_directory("user.x", &vec![0; VALUE_BYTES + 1]), refused);
         assert_eq!(
             on_directory("system.posix_acl_access", b""),
-            Outcome::Unsupported
+            Outcome::Unsupported(Unsupported::AccessControlList)
+        );
+        // It can be set, and then not be read.
+        assert_eq!(
+            on_directory("security.capability", b""),
+            Outcome::Unsupported(Unsupported::EmptyCapability)
         );
     }
 
@@ -151,6 +164,11 @@ mod tests {
         assert_eq!(capability(&of_user), Some(of_user.clone()));
         assert_eq!(capability(&second[..19]), None);
         assert_eq!(capability(&third[..20]), None);
-        assert_eq!(capability(b""), None);
+        assert_eq!(
+            capability(&[[1, 0, 0, 3].as_slice(), &sets, &[255; 4]].concat()),
+            None
+        );
+        assert_eq!(capability(&[[3, 0, 0, 2].as_slice(), &sets].concat()), None);
+        assert_eq!(capability(&[[1, 7, 0, 2].as_slice(), &sets].concat()), None);
     }
 }

@@ -4,7 +4,7 @@
 use crate::layer::apply::{refused, unsupported};
 use crate::layer::table::Record;
 use crate::layer::xattr::{self, Outcome};
-use crate::layer::{Entry, Node, PlaceError, Refusal, Unsupported};
+use crate::layer::{Entry, Node, PlaceError, Refusal, Snapshotter, Unsupported};
 
 /// An owner that the system call leaves as it is.
 const UNCHANGED: u32 = u32::MAX;
@@ -54,7 +54,7 @@ fn set_xattr(
     let value = match xattr::outcome(&entry.node, &name, value) {
         Outcome::Set(value) => value,
         Outcome::Dropped => return Ok(()),
-        Outcome::Unsupported => return Err(unsupported(path, Unsupported::AccessControlList)),
+        Outcome::Unsupported(what) => return Err(unsupported(path, what)),
         Outcome::Refused(reason) => return Err(refused(path, Refusal::Xattr { name, reason })),
     };
     xattr::set(&mut entry.xattrs, &name, value);
@@ -66,9 +66,9 @@ fn set_xattr(
 }
 
 /// A character device; 0:0 is what the overlay takes for a whiteout, whoever made it.
-pub(super) const fn char_device(major: u32, minor: u32) -> Node {
-    match (major & MAJOR_BITS, minor & MINOR_BITS) {
-        (0, 0) => Node::Whiteout,
-        (major, minor) => Node::CharDevice { major, minor },
+pub(super) const fn char_device(snapshotter: Snapshotter, major: u32, minor: u32) -> Node {
+    match (snapshotter, major & MAJOR_BITS, minor & MINOR_BITS) {
+        (Snapshotter::Overlayfs, 0, 0) => Node::Whiteout,
+        (_, major, minor) => Node::CharDevice { major, minor },
     }
 }

@@ -455,16 +455,16 @@ fn names_that_linux_does_not_take_are_refused() {
 fn trees_of_another_chain_are_no_parents() {
     let trees = stack(&[new().file("a", "").end(), new().file("b", "").end()]).unwrap();
     let above = table(&new().file("c", "").end()).unwrap();
+    let placed = |trees: &[_]| place(&above, Snapshotter::Overlayfs, trees);
     assert_eq!(
-        place(&above, &trees).unwrap().chain_id(),
+        placed(&trees).unwrap().chain_id(),
         trees[0].chain_id().push(above.diff_id())
     );
-    assert!(matches!(
-        place(&above, &trees[..1]),
-        Err(PlaceError::Parents)
-    ));
+    assert!(matches!(placed(&trees[..1]), Err(PlaceError::Parents)));
+    let native = place(&above, Snapshotter::Native, &trees);
+    assert!(matches!(native, Err(PlaceError::Parents)));
     let reversed: Vec<_> = trees.into_iter().rev().collect();
-    assert!(matches!(place(&above, &reversed), Err(PlaceError::Parents)));
+    assert!(matches!(placed(&reversed), Err(PlaceError::Parents)));
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Builder {
         blob: &mut Blob<R>,
         limits: &Limits,
     ) -> Result<(), TableError> {
-        let read = self.read_entries(&mut TarReader::new(&mut *blob, limits.entries));
+        let read = self.read_entries(&mut TarReader::new(&mut *blob, limits));
         match (read, blob.stopped()) {
             (Err(TableError::Tar(TarError::Io(error))), Some(stop)) => Err(match stop {
                 Stop::Source => TableError::Io(error),

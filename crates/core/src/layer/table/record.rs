@@ -5,7 +5,7 @@ use crate::layer::codec::{
     Cursor, Xattrs, marker_byte, marker_of, next_shared, put_bytes, put_number, put_shared,
     put_xattrs, take_xattrs,
 };
-use crate::layer::limits::PATH_BYTES;
+use crate::layer::limits::HEADER_BYTES;
 use crate::layer::{Damage, Marker};
 
 /// One entry of an archive, with its numbers cut to what the kernel would be given.
@@ -99,7 +99,7 @@ pub(super) fn put_record(out: &mut Vec<u8>, previous: &[u8], record: &Record) {
 }
 
 pub(super) fn take_record(cursor: &mut Cursor<'_>, name: &mut Vec<u8>) -> Result<Record, Damage> {
-    next_shared(cursor, name, PATH_BYTES)?;
+    next_shared(cursor, name, HEADER_BYTES)?;
     let kind = cursor.byte()?;
     let (mode, uid, gid) = (cursor.number32()?, cursor.number32()?, cursor.number32()?);
     let kind_alone = kind & !HAS_XATTRS;
@@ -127,10 +127,10 @@ fn take_kind(cursor: &mut Cursor<'_>, kind: u8) -> Result<Kind, Damage> {
             marker: marker_of(cursor.byte()?)?,
         },
         1 => Kind::HardLink {
-            target: cursor.bytes(PATH_BYTES)?.to_vec(),
+            target: cursor.bytes(HEADER_BYTES)?.to_vec(),
         },
         2 => Kind::Symlink {
-            target: cursor.bytes(PATH_BYTES)?.to_vec(),
+            target: cursor.bytes(HEADER_BYTES)?.to_vec(),
         },
         3 => Kind::CharDevice {
             major: cursor.number32()?,

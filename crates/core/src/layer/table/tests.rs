@@ -7,9 +7,8 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::Marker;
 use crate::layer::fixture::{CASES, Tar, record, table};
-use crate::layer::place;
+use crate::layer::{Marker, Snapshotter, place};
 
 fn sample() -> Vec<u8> {
     Tar::default()
@@ -361,7 +360,7 @@ proptest! {
         if let Ok(table) = table(&archive) {
             let decoded = FileTable::decode(table.encoded().to_vec()).unwrap();
             prop_assert_eq!(decoded.encoded(), table.encoded());
-            if let Ok(placed) = place(&decoded, &[]) {
+            if let Ok(placed) = place(&decoded, Snapshotter::Overlayfs, &[]) {
                 placed.write(Vec::new()).unwrap();
             }
         }
@@ -379,7 +378,7 @@ proptest! {
         }
         if let Ok(table) = FileTable::decode(sealed(body)) {
             prop_assert!(table.records().all(|record| record.is_ok()));
-            if let Ok(placed) = place(&table, &[]) {
+            if let Ok(placed) = place(&table, Snapshotter::Native, &[]) {
                 placed.write(Vec::new()).unwrap();
             }
         }

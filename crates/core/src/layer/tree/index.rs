@@ -8,16 +8,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::codec::{Cursor, Damage, wide};
-use crate::layer::tree::{BLOCK_LIMIT, Block, HEADER_BYTES, MAGIC, Position, VERSION};
-use crate::layer::{ReadAt, TreeError};
+use crate::layer::tree::{BLOCK_LIMIT, Block, HEADER_BYTES, Header, MAGIC, Position, VERSION};
+use crate::layer::{ReadAt, Snapshotter, TreeError};
 
 /// Read ahead while opening.
 const OPEN_BUFFER: usize = 64 << 10;
 
 /// What [`read_index`] learns.
 pub(super) struct Opened {
-    pub(super) chain_id: ChainId,
-    pub(super) diff_id: DiffId,
+    pub(super) header: Header,
     pub(super) entries: u64,
     pub(super) blocks: Vec<Block>,
     pub(super) end: u64,
@@ -39,7 +38,7 @@ pub(super) fn read_index(source: &dyn ReadAt) -> Result<Opened, TreeError> {
         offset: 0,
     };
     let header = file.array::<HEADER_BYTES>()?;
-    let (chain_id, diff_id) = parse_header(&header)?;
+    let header = parse_header(&header)?;
     let mut blocks: Vec<Block> = Vec::new();
     let mut records = Vec::new();
     let end = loop {
@@ -75,15 +74,14 @@ pub(super) fn read_index(source: &dyn ReadAt) -> Result<Opened, TreeError> {
         return Err(Damage::Trailing.into());
     }
     Ok(Opened {
-        chain_id,
-        diff_id,
+        header,
         entries,
         blocks,
         end,
     })
 }
 
-fn parse_header(header: &[u8]) -> Result<(ChainId, DiffId), Damage> {
+fn parse_header(header: &[u8]) -> Result<Header, Damage> {
     let mut cursor = Cursor::new(header);
     if cursor.array()? != MAGIC {
         return Err(Damage::Magic);
@@ -92,8 +90,13 @@ fn parse_header(header: &[u8]) -> Result<(ChainId, DiffId), Damage> {
     if version != VERSION {
         return Err(Damage::Version(version));
     }
+    let snapshotter = Snapshotter::of_byte(cursor.byte()?)?;
     let mut digest = || Ok(Digest::from_sha256(cursor.array()?));
-    Ok((ChainId(digest()?), DiffId(digest()?)))
+    Ok(Header {
+        snapshotter,
+        chain_id: ChainId(digest()?),
+        diff_id: DiffId(digest()?),
+    })
 }
 
 /// A source as a stream.

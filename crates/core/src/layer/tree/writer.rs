@@ -5,9 +5,8 @@ use std::io::Write;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::{ChainId, DiffId};
 use crate::layer::codec::{Damage, put_entry, put_number, put_shared, wide};
-use crate::layer::tree::{BLOCK_BYTES, BLOCK_LIMIT, MAGIC, VERSION};
+use crate::layer::tree::{BLOCK_BYTES, BLOCK_LIMIT, Header, MAGIC, VERSION};
 use crate::layer::{Entry, Node, TreeError};
 
 /// Writes a tree file, entry by entry in the order of keys.
@@ -21,11 +20,7 @@ pub(in crate::layer) struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    pub(in crate::layer) fn new(
-        out: W,
-        chain_id: ChainId,
-        diff_id: DiffId,
-    ) -> Result<Self, TreeError> {
+    pub(in crate::layer) fn new(out: W, header: &Header) -> Result<Self, TreeError> {
         let mut writer = Self {
             out,
             sha256: Sha256::new(),
@@ -35,9 +30,9 @@ impl<W: Write> Writer<W> {
             entries: 0,
         };
         writer.emit(&MAGIC)?;
-        writer.emit(&[VERSION])?;
-        writer.emit(chain_id.0.as_bytes())?;
-        writer.emit(diff_id.0.as_bytes())?;
+        writer.emit(&[VERSION, header.snapshotter.byte()])?;
+        writer.emit(header.chain_id.0.as_bytes())?;
+        writer.emit(header.diff_id.0.as_bytes())?;
         Ok(writer)
     }
 
