@@ -22,3 +22,4 @@ mod life;
 mod monitoring;
 mod scene;
 mod signatures;
+mod unpack;

@@ -236,7 +236,7 @@ fn fill(field: &mut [u8], value: &[u8]) {
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts itself.
-fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
     let mut length = rest.len();
     while length != rest.len() + length.to_string().len() {

@@ -33,12 +33,16 @@ pub mod http;
 pub mod image;
 pub mod layer;
 mod leftover;
+pub mod odd;
 pub mod process;
 pub mod program;
 pub mod prometheus;
 pub mod promql;
+pub mod rawtar;
 pub mod registry;
 pub mod scenario;
+pub mod snapshot;
+pub mod unpacked;
 pub mod wait;
 
 pub use leftover::{mounts_below, processes_naming};
