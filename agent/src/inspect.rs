@@ -1,4 +1,4 @@
-//! One look at one container, in order: identify, digests, signature, files, layers.
+//! One look at one container, in order: identify, digests, signature, files, layers, mounts.
 //!
 //! The same look serves the timer, an event and a person at the command line. It decides nothing by
 //! itself that `core` can decide, remembers in a [`Memory`] what the next look needs, and reports every
@@ -6,6 +6,7 @@
 
 mod content;
 mod memory;
+mod mounts;
 mod signature;
 mod verdicts;
 mod witness;
@@ -125,7 +126,8 @@ impl<R: Runtime> Inspector<R> {
     /// 3. Signature: somebody whom the policy names vouches for that image.
     /// 4. Files: the upper directory against the expected tree.
     /// 5. Layers: the lower directories against the expected trees.
-    /// 6. The container was the same at the end as at the beginning.
+    /// 6. Mounts: every mount table against what the runtime was asked for, and what of the image is hidden.
+    /// 7. The container was the same at the end as at the beginning.
     pub async fn look(
         &self,
         memory: &mut Memory,
@@ -151,7 +153,12 @@ impl<R: Runtime> Inspector<R> {
         // (1) (2)
         self.identify(memory, depth, &mut verdicts).await?;
         let Some(identity) = memory.identity() else {
-            verdicts.nothing_to_compare(&[Check::Signature, Check::Files, Check::Layers]);
+            verdicts.nothing_to_compare(&[
+                Check::Signature,
+                Check::Files,
+                Check::Layers,
+                Check::Mounts,
+            ]);
             return Ok(self.finish(memory, verdicts));
         };
         // (3)
@@ -163,6 +170,8 @@ impl<R: Runtime> Inspector<R> {
             .check(memory, &identity, (roots, layers), &mut verdicts)
             .await;
         // (6)
+        mounts::check(memory, &identity, &mut verdicts).await?;
+        // (7)
         if let Some(root) = identity.root
             && kernel::start_time(root.pid).ok() != Some(root.started)
         {

@@ -20,6 +20,7 @@ mod kill_test;
 mod layers;
 mod life;
 mod monitoring;
+mod mounts;
 mod scene;
 mod signatures;
 mod unpack;

@@ -29,6 +29,11 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
         "finding",
         &["container", "digest", "display", "drift"],
     ),
+    (
+        "crates/core",
+        "mounts",
+        &["display", "drift", "finding", "layer"],
+    ),
     ("crates/core", "place", &["container", "finding"]),
     (
         "crates/core",

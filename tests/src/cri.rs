@@ -96,6 +96,37 @@ pub struct Pod {
     pub spec: PodSpec,
 }
 
+/// A volume, or a file, as the kubelet asks for it.
+#[derive(Clone, Debug)]
+pub struct PodMount(v1::Mount);
+
+impl PodMount {
+    /// What the host has at `source`, writable, taking no mounts from the host.
+    pub fn new(source: impl AsRef<Path>, destination: &str) -> Self {
+        let source = source.as_ref().to_str().expect("a path of ours");
+        Self(v1::Mount {
+            container_path: destination.to_owned(),
+            host_path: source.to_owned(),
+            ..v1::Mount::default()
+        })
+    }
+
+    /// Not writable.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.0.readonly = true;
+        self
+    }
+
+    /// Mounts that the host makes below it later appear in the container.
+    #[must_use]
+    pub fn taking_mounts_of_the_host(mut self) -> Self {
+        self.0
+            .set_propagation(v1::MountPropagation::PropagationHostToContainer);
+        self
+    }
+}
+
 /// A connection to containerd's CRI plug-in.
 #[derive(Clone, Debug)]
 pub struct Cri {
@@ -159,12 +190,24 @@ impl Cri {
 
     /// Starts a container with the image's own command in a pod, and gives its id.
     pub async fn run_container(&mut self, pod: &Pod, name: &str, image: &str) -> String {
+        self.run_container_with(pod, name, image, &[]).await
+    }
+
+    /// Like [`run_container`](Self::run_container), with volumes.
+    pub async fn run_container_with(
+        &mut self,
+        pod: &Pod,
+        name: &str,
+        image: &str,
+        mounts: &[PodMount],
+    ) -> String {
         let config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata {
                 name: name.to_owned(),
                 attempt: 0,
             }),
             image: Some(spec(image)),
+            mounts: mounts.iter().map(|mount| mount.0.clone()).collect(),
             labels: pod.spec.kubelet_labels(Some(name)),
             linux: Some(v1::LinuxContainerConfig {
                 security_context: Some(v1::LinuxContainerSecurityContext {

@@ -59,6 +59,10 @@ pub fn lines(finding: &Finding) -> Vec<String> {
                 unmanaged.reason
             )]
         }
+        Detail::MountDrift(drift) => {
+            let path = drift.path.as_deref().unwrap_or("-");
+            vec![format!("{kind} {path} {severity} {container}")]
+        }
         _ => vec![format!("{kind} - {severity} {container}")],
     }
 }

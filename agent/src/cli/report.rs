@@ -147,6 +147,7 @@ fn table(containers: &[ContainerStatus]) -> Table {
         "SIGNATURE",
         "FILES",
         "LAYERS",
+        "MOUNTS",
     ];
     let mut table = Table::new(&heading);
     for status in containers {
@@ -174,6 +175,7 @@ fn table(containers: &[ContainerStatus]) -> Table {
                 .to_owned(),
             outcome(status, Check::Files),
             outcome(status, Check::Layers),
+            outcome(status, Check::Mounts),
         ]);
     }
     table

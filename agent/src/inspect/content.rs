@@ -68,6 +68,13 @@ pub(super) struct Expectation {
     witnesses: Witnesses,
 }
 
+impl Expectation {
+    /// The image as the container should see it.
+    pub(super) const fn tree(&self) -> &MergedTree {
+        &self.tree
+    }
+}
+
 /// What the blocking part gave back.
 struct Worked {
     expectation: Option<Arc<Expectation>>,

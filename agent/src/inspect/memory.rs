@@ -24,6 +24,7 @@ use crate::runtime::about::about;
 use crate::runtime::identify::{FirstSight, Identified, Identity};
 use crate::runtime::kernel;
 use crate::runtime::list::Found;
+use crate::runtime::mounts::Launch;
 
 /// A status is recorded again after this, so that "still so" and "nobody looks" can be told apart.
 const TOLD_AGAIN: SignedDuration = SignedDuration::from_hours(1);
@@ -48,6 +49,8 @@ pub struct Memory {
     pub(super) expectation: Option<Arc<Expectation>>,
     /// The scans of its upper directories, lowest first; the container's own is last.
     pub(super) uppers: Vec<UpperScan>,
+    /// What its runtime was given, as first seen of this task.
+    pub(super) launch: Option<Launch>,
     pub(super) judged: Option<Judged>,
     checks: BTreeMap<Check, CheckStatus>,
     open: Vec<(Kind, Severity)>,
@@ -75,6 +78,7 @@ impl Memory {
             identified: None,
             expectation: None,
             uppers: Vec::new(),
+            launch: None,
             judged: None,
             checks: BTreeMap::new(),
             open: Vec::new(),

@@ -66,8 +66,13 @@ impl Verdicts {
 
     /// Without an identity nothing else can be compared; the finding about the identity says why.
     pub(super) fn nothing_to_compare(&mut self, checks: &[Check]) {
+        self.depends_on_another(checks, "not-identified");
+    }
+
+    /// What they need could not be had; the finding of the check that it comes from says why.
+    pub(super) fn depends_on_another(&mut self, checks: &[Check], reason: &str) {
         for check in checks {
-            self.checks.entry(*check).or_default().reason = Some("not-identified".to_owned());
+            self.checks.entry(*check).or_default().reason = Some(reason.to_owned());
         }
     }
 
@@ -80,6 +85,7 @@ impl Verdicts {
             Check::Digests,
             Check::Signature,
             Check::Layers,
+            Check::Mounts,
         ]);
     }
 

@@ -30,10 +30,10 @@ pub(super) fn tag_moved(name: &str, says: Digest, found: &str) -> Condition {
 }
 
 /// The root mount is another than at first sight.
-pub(super) fn root_moved(says: String, found: String) -> Condition {
+pub(super) fn root_moved(severity: Severity, says: String, found: String) -> Condition {
     identity(
         Subject::path(b""),
-        Severity::Critical,
+        severity,
         format!("The root mount was replaced while the container ran: {says}, now {found}"),
         Detail::MountDrift(disagreement("root-mount", says, found)),
     )
@@ -94,5 +94,6 @@ fn disagreement(witness: &str, says: String, found: String) -> Disagreement {
         witness: witness.to_owned(),
         says,
         found,
+        path: None,
     }
 }

@@ -128,7 +128,14 @@ impl<'a> Decision<'a> {
         if let Some(before) = before
             && before != seen
         {
-            self.wrong(root_moved(shown_root(before), shown_root(seen)));
+            // A bind mount of the whole root onto another place still has the image's programs.
+            let has_all = |mount: &MountEntry| mount.root == b"/" && seen.device == before.device;
+            let severity = if kernel.root.mount.as_ref().is_some_and(has_all) {
+                Severity::Warning
+            } else {
+                Severity::Critical
+            };
+            self.wrong(root_moved(severity, shown_root(before), shown_root(seen)));
             return Some(seen);
         }
         let upper = snapshot.overlay.as_ref().ok().map(|overlay| &overlay.upper);

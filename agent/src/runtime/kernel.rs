@@ -17,16 +17,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::mountinfo::{Device, MountEntry};
+use super::mountinfo::{Device, MAX_LINE_BYTES, MountEntry, TableError};
 use super::overlay::{Defaults, Setting};
 use crate::local::{self, NotLocal};
 
 pub use super::bind::{Binding, WitnessFile, bind_lowers};
 
-/// Longest line of a mount table that is read: an overlay of 500 layers with a path of a page each.
-const MAX_LINE_BYTES: u64 = 4 << 20;
 /// Most bytes of one mount table: the kernel allows 100,000 mounts in a namespace.
-const MAX_TABLE_BYTES: u64 = 64 << 20;
+pub(super) const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// Longest text shown of anything that comes from outside.
 const MAX_SHOWN_CHARS: usize = 200;
 
@@ -77,6 +75,16 @@ impl From<Errno> for KernelError {
             Errno::NOENT | Errno::SRCH => Self::Gone,
             Errno::ACCESS | Errno::PERM => Self::Denied(errno),
             other => Self::Other(other),
+        }
+    }
+}
+
+impl From<TableError> for KernelError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::TooLarge => Self::TableTooLarge,
+            TableError::Malformed => Self::Malformed,
+            TableError::Io(error) => error.into(),
         }
     }
 }
@@ -273,7 +281,7 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     })
 }
 
-fn stat<P: rustix::path::Arg>(
+pub(super) fn stat<P: rustix::path::Arg>(
     directory: BorrowedFd<'_>,
     path: P,
     flags: AtFlags,
@@ -291,7 +299,7 @@ pub(super) fn is_root_of(root: BorrowedFd<'_>, witness: RootWitness) -> Result<b
     Ok(seen.stx_mnt_id == witness.mount_id && device_of(&seen) == witness.device)
 }
 
-const fn device_of(seen: &Statx) -> Device {
+pub(super) const fn device_of(seen: &Statx) -> Device {
     Device {
         major: seen.stx_dev_major,
         minor: seen.stx_dev_minor,

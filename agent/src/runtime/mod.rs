@@ -7,7 +7,9 @@
 
 pub(crate) mod about;
 mod bind;
+mod bundle;
 pub mod candidates;
+mod cgroup;
 mod conditions;
 pub mod containerd;
 mod convert;
@@ -19,11 +21,14 @@ pub mod identify;
 mod identity;
 pub mod kernel;
 pub mod list;
-pub mod mountinfo;
+pub mod mounts;
 pub mod overlay;
 pub mod select;
 pub mod sockets;
 pub mod spec;
+
+/// The kernel's mount table.
+pub use holdfast_core::mounts::table as mountinfo;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -45,6 +45,30 @@ pub struct Process {
     pub cwd: String,
     /// User.
     pub user: User,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// What it may do.
+    pub capabilities: Capabilities,
+}
+
+/// `process.capabilities` of a spec: the sets that programs can have or get.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// What they can get.
+    pub bounding: Vec<String>,
+    /// What the first process has.
+    pub effective: Vec<String>,
+    /// What the first process can take.
+    pub permitted: Vec<String>,
+}
+
+impl Capabilities {
+    /// Whether any process of the container can have it.
+    pub fn has(&self, name: &str) -> bool {
+        let sets = [&self.bounding, &self.effective, &self.permitted];
+        sets.into_iter().flatten().any(|known| known == name)
+    }
 }
 
 /// `process.user` of a spec.
@@ -80,6 +104,10 @@ pub struct Linux {
     pub uid_mappings: Vec<IdMapping>,
     /// Groups of the container's user namespace.
     pub gid_mappings: Vec<IdMapping>,
+    /// Paths over which something empty is mounted.
+    pub masked_paths: Vec<String>,
+    /// Paths that are mounted over themselves, read-only.
+    pub readonly_paths: Vec<String>,
 }
 
 /// A range of ids in a user namespace.

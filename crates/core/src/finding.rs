@@ -78,16 +78,19 @@ pub enum Check {
     Files,
     /// The lower directories against the expected tree.
     Layers,
+    /// The mount tables against the runtime's spec and the expected tree.
+    Mounts,
 }
 
 impl Check {
     /// All of them, in the order in which a look does them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Identity,
         Self::Digests,
         Self::Signature,
         Self::Files,
         Self::Layers,
+        Self::Mounts,
     ];
 
     /// The name in documents and labels.
@@ -98,6 +101,7 @@ impl Check {
             Self::Signature => "signature",
             Self::Files => "files",
             Self::Layers => "layers",
+            Self::Mounts => "mounts",
         }
     }
 }
@@ -350,6 +354,9 @@ pub struct Disagreement {
     pub says: String,
     /// What is there.
     pub found: String,
+    /// Which path of the container it is about, in the reversible form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// Detail of `image-untrusted`, `image-unsigned` and `image-uncovered`.
@@ -438,7 +445,7 @@ kinds! {
     SnapshotMismatch(Disagreement) = "snapshot-mismatch",
     /// The name now means another digest than the one that runs.
     TagMoved(Disagreement) = "tag-moved",
-    /// The task's root mount is not the container's snapshot.
+    /// A mount hides image files or came after the start, or the root mount is another.
     MountDrift(Disagreement) = "mount-drift",
     /// Signatures exist, none satisfies the policy.
     ImageUntrusted(Untrusted) = "image-untrusted",

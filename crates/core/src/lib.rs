@@ -13,6 +13,7 @@ pub mod drift;
 pub mod finding;
 pub mod image;
 pub mod layer;
+pub mod mounts;
 pub mod overlay;
 pub mod place;
 pub mod reference;

@@ -139,6 +139,7 @@ fn mount(options: &[&str]) -> MountEntry {
         device: witness().device,
         root: b"/".to_vec(),
         mount_point: b"/".to_vec(),
+        is_read_only: false,
         propagation: crate::runtime::mountinfo::Propagation::default(),
         fs_type: b"overlay".to_vec(),
         super_options: options
@@ -490,14 +491,26 @@ fn the_root_of_first_sight_is_held_against_each_look() {
     kernel(&mut rewritten).upper = UpperWitness::Other;
     assert_eq!(told(&decide(&rewritten, Some(&first))), swapped);
 
+    // On another mount of the whole root the image's programs are still there.
     let mut pivoted = facts(&image);
     kernel(&mut pivoted).root.witness.mount_id = 501;
     let look = decide(&pivoted, Some(&first));
     assert_eq!(
         told(&look),
-        [("mount-drift", Severity::Critical, "root-mount")]
+        [("mount-drift", Severity::Warning, "root-mount")]
     );
     assert_eq!(look.first_sight.root, first.root);
+    let moved = |change: fn(&mut KernelFacts)| {
+        let mut pivoted = facts(&image);
+        kernel(&mut pivoted).root.witness.mount_id = 501;
+        change(kernel(&mut pivoted));
+        assert_eq!(
+            told(&decide(&pivoted, Some(&first))),
+            [("mount-drift", Severity::Critical, "root-mount")]
+        );
+    };
+    moved(|kernel| kernel.root.mount.as_mut().unwrap().root = b"/tmp/evil".to_vec());
+    moved(|kernel| kernel.root.witness.device.minor += 1);
 
     let mut restarted = facts(&image);
     kernel(&mut restarted).root.witness = RootWitness {

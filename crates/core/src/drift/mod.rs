@@ -5,6 +5,6 @@ mod change;
 pub mod class;
 pub mod compare;
 pub mod group;
-mod shown;
+pub(crate) mod shown;
 
 pub use change::{Change, ChangeKind, Class};

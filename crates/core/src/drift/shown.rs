@@ -92,8 +92,8 @@ fn shown_xattr((name, value): &(Vec<u8>, Vec<u8>)) -> (String, String) {
 }
 
 /// The longest workload in a title; with the longest path and words a title stays near 120 characters.
-pub(super) const MAX_WORKLOAD: usize = 36;
-const MAX_PATH: usize = 44;
+pub(crate) const MAX_WORKLOAD: usize = 36;
+pub(crate) const MAX_PATH: usize = 44;
 const MAX_NOTE: usize = 60;
 
 pub(super) fn title(change: &Change, workload: &str) -> String {

@@ -1,6 +1,55 @@
-//! Lines of `/proc/PID/mountinfo`. Pure. A container chooses paths and options of its own mounts.
+//! The kernel's mount table, `/proc/PID/mountinfo`, line by line. A container chooses paths, options and
+//! number of its own mounts, so what has another form is refused and everything is bounded.
+
+use std::io::{BufRead, Read as _};
 
 use serde::{Deserialize, Serialize};
+
+/// Longest line: an overlay of 500 layers with a path of a page each.
+pub const MAX_LINE_BYTES: u64 = 4 << 20;
+
+/// How much of one table is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Mounts.
+    pub mounts: usize,
+    /// Bytes of all lines.
+    pub bytes: u64,
+}
+
+/// Why a table could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// More than the limits.
+    #[error("the mount table is larger than we read")]
+    TooLarge,
+    /// A line has another form.
+    #[error("the mount table has a line that cannot be read")]
+    Malformed,
+    /// It could not be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Reads a table. The lines are in the order in which the mounts were made: the kernel sorts them by an
+/// id that is never given twice, and before Linux 6.8 it appended them.
+pub fn read(mut source: impl BufRead, limits: Limits) -> Result<Vec<MountEntry>, TableError> {
+    let (mut entries, mut bytes, mut line) = (Vec::new(), 0_u64, Vec::new());
+    loop {
+        line.clear();
+        let mut bounded = (&mut source).take(MAX_LINE_BYTES);
+        let length = bounded.read_until(b'\n', &mut line)?;
+        if length == 0 {
+            return Ok(entries);
+        }
+        bytes = bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let is_cut = line.last() != Some(&b'\n');
+        if is_cut || bytes > limits.bytes || entries.len() == limits.mounts {
+            return Err(TableError::TooLarge);
+        }
+        entries.push(MountEntry::parse(&line).ok_or(TableError::Malformed)?);
+    }
+}
 
 /// A superblock's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +88,8 @@ pub struct MountEntry {
     pub root: Vec<u8>,
     /// Where, from the root of the process.
     pub mount_point: Vec<u8>,
+    /// Nothing can be written through it, as far as the mount itself goes.
+    pub is_read_only: bool,
     /// Propagation.
     pub propagation: Propagation,
     /// `overlay`, `tmpfs`, …
@@ -58,7 +109,7 @@ impl MountEntry {
         let (major, minor) = (number(device.next()?)?, number(device.next()?)?);
         let root = unescape(fields.next()?);
         let mount_point = unescape(fields.next()?);
-        let _mount_options = fields.next()?;
+        let mount_options = split_options(fields.next()?);
         let mut propagation = Propagation::default();
         loop {
             match fields.next()? {
@@ -69,12 +120,14 @@ impl MountEntry {
         let fs_type = unescape(fields.next()?);
         let _source = fields.next()?;
         let super_options = split_options(fields.next()?);
+        let says_read_only = |options: &[Vec<u8>]| options.iter().any(|option| option == b"ro");
         Some(Self {
             id,
             parent,
             device: Device { major, minor },
             root,
             mount_point,
+            is_read_only: says_read_only(&mount_options) || says_read_only(&super_options),
             propagation,
             fs_type,
             super_options,
@@ -185,6 +238,44 @@ mod tests {
         ] {
             assert_eq!(MountEntry::parse(line.as_bytes()), None, "{line:?}");
         }
+    }
+
+    const LIMITS: Limits = Limits {
+        mounts: 2,
+        bytes: 100,
+    };
+
+    fn read_of(table: &str) -> Result<Vec<MountEntry>, TableError> {
+        read(table.as_bytes(), LIMITS)
+    }
+
+    #[test]
+    fn a_table_is_read_to_its_limits_and_not_beyond() {
+        let line = "1 1 0:1 / / ro - t s o\n";
+        let entries = read_of(&line.repeat(2)).unwrap();
+        assert_eq!(entries.len(), 2);
+        assert!(entries[0].is_read_only);
+        assert!(
+            !MountEntry::parse(b"1 1 0:1 / / rw - t s error=ro")
+                .unwrap()
+                .is_read_only
+        );
+
+        assert!(matches!(
+            read_of(&line.repeat(3)),
+            Err(TableError::TooLarge)
+        ));
+        let long = format!("1 1 0:1 / /{} rw - t s o\n", "x".repeat(100));
+        assert!(matches!(read_of(&long), Err(TableError::TooLarge)));
+    }
+
+    #[test]
+    fn a_table_with_a_cut_or_a_foreign_line_is_refused_whole() {
+        assert!(matches!(
+            read_of("1 1 0:1 / / rw - t s o"),
+            Err(TableError::TooLarge)
+        ));
+        assert!(matches!(read_of("nothing\n"), Err(TableError::Malformed)));
     }
 
     proptest! {

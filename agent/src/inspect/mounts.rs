@@ -1,0 +1,169 @@
+//! Step 6: the mount tables of one container against what its runtime was asked for and against its image.
+//! Reading the tables blocks, so it runs on a thread for that.
+
+use std::sync::Arc;
+
+use holdfast_core::finding::{Check, Condition, Kind, Severity};
+use holdfast_core::layer::TreeError;
+use holdfast_core::mounts;
+use tokio::time::Instant;
+
+use super::content::Expectation;
+use super::verdicts::Verdicts;
+use super::{LookError, Memory};
+use crate::runtime::identify::Identity;
+use crate::runtime::kernel::{KernelError, RootWitness};
+use crate::runtime::mounts::{Gap, Launch};
+
+/// What the blocking part gave back.
+struct Worked {
+    launch: Launch,
+    conditions: Vec<Condition>,
+    gap: Option<Gap>,
+}
+
+/// Why mounts could not be judged.
+#[derive(Debug, thiserror::Error)]
+enum Cannot {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("expected tree: {0}")]
+    Tree(#[from] TreeError),
+    #[error("the look was interrupted by a defect")]
+    Defect,
+}
+
+impl Cannot {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Kernel(error) => error.reason(),
+            Self::Tree(_) => "tree",
+            Self::Defect => "defect",
+        }
+    }
+
+    /// What the container can cause is at least a warning.
+    const fn severity(&self) -> Severity {
+        match self {
+            Self::Kernel(KernelError::TableTooLarge | KernelError::Malformed)
+            | Self::Tree(_)
+            | Self::Defect => Severity::Warning,
+            Self::Kernel(_) => Severity::Info,
+        }
+    }
+}
+
+/// Judges the mounts. What hides what is known from the expected tree, so without one nothing is: the finding
+/// about the files says why.
+pub(super) async fn check(
+    memory: &mut Memory,
+    identity: &Arc<Identity>,
+    verdicts: &mut Verdicts,
+) -> Result<(), LookError> {
+    let started = Instant::now();
+    let (Some(expectation), Some(root)) = (memory.expectation.clone(), identity.root) else {
+        verdicts.depends_on_another(&[Check::Mounts], "no-expected-tree");
+        return Ok(());
+    };
+    if has_lost_its_root(memory) {
+        verdicts.depends_on_another(&[Check::Mounts], "root-moved");
+        return Ok(());
+    }
+    let launch = memory.launch.take().filter(|launch| launch.root == root);
+    let id = memory.key().id.clone();
+    let workload = memory.about("").workload;
+    let identity = Arc::clone(identity);
+    let work = move || {
+        work(
+            &identity,
+            (&id, root),
+            launch,
+            &expectation,
+            workload.as_str(),
+        )
+    };
+    let worked = tokio::task::spawn_blocking(work).await;
+    match worked.unwrap_or(Err(Cannot::Defect)) {
+        Ok(worked) => {
+            report(worked.conditions, worked.gap, verdicts);
+            memory.launch = Some(worked.launch);
+        }
+        Err(Cannot::Kernel(KernelError::Gone)) => return Err(LookError::Gone),
+        Err(cannot) => verdicts.not_done(
+            Check::Mounts,
+            cannot.severity(),
+            cannot.reason(),
+            cannot.to_string(),
+        ),
+    }
+    verdicts.took(&[Check::Mounts], started.elapsed());
+    Ok(())
+}
+
+/// Whether its first process stands on another mount than that of the image: then its table says nothing about
+/// the image, and the finding of the identity says so.
+fn has_lost_its_root(memory: &Memory) -> bool {
+    let is_lost = |condition: &Condition| {
+        condition.detail.kind() == Kind::MountDrift && condition.severity == Severity::Critical
+    };
+    let identified = memory.identified();
+    identified.is_some_and(|identified| identified.conditions.iter().any(is_lost))
+}
+
+fn work(
+    identity: &Identity,
+    (id, root): (&str, RootWitness),
+    launch: Option<Launch>,
+    expectation: &Expectation,
+    workload: &str,
+) -> Result<Worked, Cannot> {
+    let launch = match launch {
+        Some(launch) => launch,
+        None => Launch::of(&identity.spec, id, root)?,
+    };
+    let shown = launch.look()?;
+    let tree = expectation.tree();
+    let conditions = mounts::conditions(tree, &launch.declared, &shown.views, workload)?;
+    Ok(Worked {
+        launch,
+        conditions,
+        gap: shown.gap,
+    })
+}
+
+/// What was seen counts; what was not seen any more may be where nobody looked.
+fn report(conditions: Vec<Condition>, gap: Option<Gap>, verdicts: &mut Verdicts) {
+    let Some(gap) = gap else {
+        verdicts.done(Check::Mounts, None, conditions);
+        return;
+    };
+    let severity = if gap.is_containers_fault() {
+        Severity::Warning
+    } else {
+        Severity::Info
+    };
+    verdicts.partly_done(Check::Mounts, None, conditions);
+    verdicts.not_done(Check::Mounts, severity, gap.reason(), gap.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_core::coverage::Outcome;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn outcome(gap: Option<Gap>) -> (Outcome, usize) {
+        let mut verdicts = Verdicts::new(Timestamp::UNIX_EPOCH);
+        report(Vec::new(), gap, &mut verdicts);
+        let outcome = verdicts.outcomes()[0].1;
+        (outcome, verdicts.into_parts().0.conditions.len())
+    }
+
+    #[test]
+    fn a_namespace_that_was_not_looked_at_makes_the_check_unverifiable() {
+        assert_eq!(outcome(None), (Outcome::Clean, 0));
+        assert_eq!(outcome(Some(Gap::NoGroup)), (Outcome::Unverifiable, 1));
+        assert_eq!(outcome(Some(Gap::Namespaces)), (Outcome::Unverifiable, 1));
+    }
+}

@@ -1,0 +1,262 @@
+//! Mounts that change what a container runs without changing a file: seen in its own mount namespace and in
+//! those that its processes make, and nothing is said about what every container has mounted.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use holdfast_core::finding::{Detail, Finding};
+use holdfast_tests::command;
+use holdfast_tests::container::Container;
+use holdfast_tests::containerd::Options;
+use holdfast_tests::cri::{Cri, PodMount, PodSpec};
+use holdfast_tests::image::Image;
+use holdfast_tests::layer::Entry;
+
+use crate::scene::{IMAGE, Scene, assert_open};
+
+const VICTIM: &str = "mount-drift /usr/bin/victim critical";
+
+async fn scene() -> Scene {
+    Scene::with(&Image::busybox([
+        Entry::program("usr/bin/victim", "#!/bin/sh\necho image\n"),
+        Entry::file("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
+        Entry::file("srv/notes/a.txt", "x"),
+    ]))
+    .await
+}
+
+impl Scene {
+    fn privileged(&self, id: &str) -> Container {
+        let ctr = self.containerd.ctr();
+        ctr.run_with(&["--privileged"], IMAGE, id, &[])
+    }
+}
+
+/// Runs shell text of the host's root in the mount namespace of a container.
+#[track_caller]
+fn from_the_host(container: &Container, script: &str) {
+    let pid = container.pid().to_string();
+    command::must(
+        "nsenter",
+        &["-t", &pid, "-m", "--", "/bin/sh", "-c", script],
+    );
+}
+
+/// What a mount hides, and what is mounted, as the first finding about a mount says.
+fn told(findings: &[Finding]) -> Option<(&str, &str)> {
+    findings.iter().find_map(|finding| match &finding.detail {
+        Detail::MountDrift(detail) => Some((detail.says.as_str(), detail.found.as_str())),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn a_file_bound_over_a_program_is_critical_until_it_is_unmounted() {
+    let scene = scene().await;
+    scene.run("control");
+    let inside = scene.privileged("inside");
+    inside.exec("cp /bin/busybox /tmp/e && mount --bind /tmp/e /usr/bin/victim");
+    let host = scene.run("host");
+    from_the_host(
+        &host,
+        "cp /bin/busybox /tmp/e; mount -o bind /tmp/e /usr/bin/victim",
+    );
+
+    let dropped = |id: &str| format!("file-drift added program /tmp/e warning {id}");
+    let over = |id: &str| format!("{VICTIM} {id}");
+    let due = [
+        dropped("inside"),
+        dropped("host"),
+        over("inside"),
+        over("host"),
+    ];
+    let due: Vec<&str> = due.iter().map(String::as_str).collect();
+    scene.assert_checked(&due);
+    let (_, findings) = scene.check(&[]);
+    assert_eq!(
+        told(&findings),
+        Some(("a program", "the container's own /tmp/e"))
+    );
+
+    let mut agent = scene.agent().await;
+    assert_open(&mut agent, &due).await;
+    inside.exec("umount /usr/bin/victim; rm /tmp/e");
+    assert_open(&mut agent, &[&dropped("host"), &over("host")]).await;
+}
+
+#[tokio::test]
+async fn empty_directories_over_programs_and_over_accounts_are_told_by_what_they_hide() {
+    let scene = scene().await;
+    scene.run("control");
+    let changed = scene.privileged("changed");
+    changed.exec(
+        "mount -t tmpfs none /usr/bin; mount -t tmpfs none /srv/notes; mkdir -p /mnt/new /mnt/'a\nb'; \
+         mount -t tmpfs none /mnt/new; mount -t tmpfs none /mnt/'a\nb'; \
+         echo 'toor::0:0::/:/bin/sh' > /dev/shm/p; mount --bind /dev/shm/p /etc/passwd",
+    );
+
+    scene
+        .assert_found(&[
+            "mount-drift /usr/bin critical changed",
+            "mount-drift /etc/passwd critical changed",
+            "mount-drift /srv/notes warning changed",
+            "mount-drift /mnt/new warning changed",
+            "mount-drift /mnt/a\\x0ab warning changed",
+            "file-drift added data /mnt info changed",
+            "file-drift added data /mnt/a\\x0ab info changed",
+            "file-drift added data /mnt/new info changed",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_nested_overlay_and_a_root_mounted_over_the_root_are_told() {
+    let scene = scene().await;
+    scene.run("control");
+    let nested = scene.privileged("nested");
+    nested.exec(
+        "mount -t tmpfs none /run && mkdir /run/u /run/w && \
+         mount -t overlay -o lowerdir=/usr,upperdir=/run/u,workdir=/run/w none /usr",
+    );
+    let over = scene.run("over");
+    from_the_host(&over, "mount -t tmpfs none /");
+
+    scene
+        .assert_found(&[
+            "mount-drift /run warning nested",
+            "mount-drift /usr critical nested",
+            "mount-drift / critical over",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_mount_in_a_namespace_of_its_own_is_told_while_its_process_lives() {
+    let scene = scene().await;
+    let control = scene.privileged("control");
+    control.exec("unshare -m sleep 1000000 >/dev/null 2>&1 & true");
+    let changed = scene.privileged("changed");
+    changed.exec(
+        "unshare -m sh -c 'mount -t tmpfs none /usr; echo $$ > /run/pid; exec sleep 1000000' >/dev/null 2>&1 & \
+         while [ ! -s /run/pid ]; do :; done",
+    );
+
+    let mut agent = scene.agent().await;
+    let due = "mount-drift /usr critical changed";
+    scene.assert_checked(&[due]);
+    assert_open(&mut agent, &[due]).await;
+    let (_, findings) = scene.check(&[]);
+    assert_eq!(
+        told(&findings),
+        Some(("a program", "a tmpfs, in a mount namespace of its own"))
+    );
+    changed.exec("kill -9 $(cat /run/pid)");
+    assert_open(&mut agent, &[]).await;
+}
+
+#[tokio::test]
+async fn what_a_runtime_mounts_for_every_container_is_no_drift() {
+    let scene = scene().await;
+    let volume = tempfile::tempdir_in("/var/tmp").unwrap();
+    let source = volume.path().to_str().unwrap();
+    let disk = volume.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let _mounted = Mounted::tmpfs(&disk);
+    let bind = format!("type=bind,src={source},dst=/var/run/vol,options=rbind:rw");
+    let over = format!("type=bind,src={source},dst=/usr/bin,options=rbind:ro");
+    let scratch = "type=tmpfs,src=tmpfs,dst=/scratch,options=rw:nosuid:size=64m";
+    let passwd = format!("type=bind,src={source}/passwd,dst=/etc/passwd,options=bind:ro");
+    std::fs::write(volume.path().join("passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+    let ctr = scene.containerd.ctr();
+    let run = |options: &[&str], id: &str| ctr.run_with(options, IMAGE, id, &[]);
+    run(&[], "plain");
+    run(&["--privileged"], "privileged");
+    run(&["--read-only"], "read-only");
+    run(&["--mount", &bind, "--mount", scratch], "volumes");
+    run(&["--privileged", "--mount", &bind], "privileged-volume");
+    run(&["--mount", &over, "--mount", &passwd], "over-the-image");
+    let shifted = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let socket = scene.containerd.socket();
+    let open = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(socket.parent().unwrap(), open).unwrap();
+    run(&shifted, "shifted");
+
+    scene.assert_found(&[]).await;
+}
+
+#[tokio::test]
+async fn a_pod_with_every_usual_mount_gives_nothing_and_a_mount_over_its_program_does() {
+    let scene = Scene::start_with(Options {
+        cri: true,
+        ..Options::default()
+    })
+    .await;
+    let ctr = scene.containerd.ctr_in("k8s.io");
+    let mut layout = holdfast_tests::image::Layout::new();
+    let image = Image::busybox([Entry::program("usr/bin/victim", "#!/bin/sh\n")]);
+    layout.add(&image, IMAGE);
+    ctr.import(&layout);
+    let volume = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = |name: &str| volume.path().join(name);
+    for name in ["empty-dir", "secret", "host", "shared"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    std::fs::write(path("hosts"), "127.0.0.1 localhost\n").unwrap();
+    std::fs::write(path("log"), "").unwrap();
+    let shared = Mounted::shared(&path("shared"));
+    let mount = |name: &str, destination: &str| PodMount::new(path(name), destination);
+    let mounts = [
+        mount("empty-dir", "/cache"),
+        mount("secret", "/var/run/secrets/kubernetes.io/serviceaccount").read_only(),
+        mount("host", "/host"),
+        mount("hosts", "/etc/hosts"),
+        mount("log", "/dev/termination-log"),
+        mount("shared", "/csi").taking_mounts_of_the_host(),
+    ];
+    let mut cri = Cri::connect(&scene.containerd.socket()).await;
+    cri.known(IMAGE).await;
+    let pod = cri.run_pod(&PodSpec::new("shop", "api-0", &[])).await;
+    let id = cri.run_container_with(&pod, "api", IMAGE, &mounts).await;
+    // A volume that the host attaches later appears below the one that takes mounts from the host.
+    std::fs::create_dir(path("shared/pvc")).unwrap();
+    let _attached = Mounted::tmpfs(&path("shared/pvc"));
+    assert!(
+        cri.exec(&id, "cat /proc/mounts")
+            .await
+            .contains(" /csi/pvc tmpfs")
+    );
+
+    let mut agent = scene.agent().await;
+    assert_open(&mut agent, &[]).await;
+    let container = ctr.container(&id);
+    from_the_host(&container, "mount -t tmpfs none /usr/bin");
+    let due = format!("mount-drift /usr/bin critical {id}");
+    assert_open(&mut agent, &[&due]).await;
+    drop(shared);
+}
+
+/// A mount of the host, while the test needs it.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: &Path) -> Self {
+        let shown = at.to_str().unwrap();
+        command::must("mount", &["-t", "tmpfs", "none", shown]);
+        Self(at.to_owned())
+    }
+
+    /// A directory bound onto itself that passes mounts on.
+    fn shared(at: &Path) -> Self {
+        let shown = at.to_str().unwrap();
+        command::must("mount", &["--bind", shown, shown]);
+        command::must("mount", &["--make-shared", shown]);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a container that the mount was passed on to may still be there.
+        drop(command::run("umount", &["-l", self.0.to_str().unwrap()]));
+    }
+}
