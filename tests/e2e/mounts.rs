@@ -135,6 +135,12 @@ async fn a_mount_in_a_namespace_of_its_own_is_told_while_its_process_lives() {
     let scene = scene().await;
     let control = scene.privileged("control");
     control.exec("unshare -m sleep 1000000 >/dev/null 2>&1 & true");
+    // Nobody needs rights for that who may make a user namespace.
+    let rootless = scene.run("rootless");
+    rootless.exec(
+        "unshare -U -r -m sh -c 'mount -t tmpfs none /etc; echo $$ > /run/pid; exec sleep 1000000' >/dev/null 2>&1 & \
+         while [ ! -s /run/pid ]; do :; done",
+    );
     let changed = scene.privileged("changed");
     changed.exec(
         "unshare -m sh -c 'mount -t tmpfs none /usr; echo $$ > /run/pid; exec sleep 1000000' >/dev/null 2>&1 & \
@@ -142,16 +148,56 @@ async fn a_mount_in_a_namespace_of_its_own_is_told_while_its_process_lives() {
     );
 
     let mut agent = scene.agent().await;
-    let due = "mount-drift /usr critical changed";
-    scene.assert_checked(&[due]);
-    assert_open(&mut agent, &[due]).await;
+    let due = [
+        "mount-drift /etc critical rootless",
+        "mount-drift /usr critical changed",
+    ];
+    scene.assert_checked(&due);
+    assert_open(&mut agent, &due).await;
     let (_, findings) = scene.check(&[]);
     assert_eq!(
         told(&findings),
-        Some(("a program", "a tmpfs, in a mount namespace of its own"))
+        Some(("a program", "tmpfs, in a mount namespace of its own"))
     );
-    changed.exec("kill -9 $(cat /run/pid)");
+    for container in [&changed, &rootless] {
+        container.exec("kill -9 $(cat /run/pid)");
+    }
     assert_open(&mut agent, &[]).await;
+}
+
+#[tokio::test]
+async fn more_mounts_than_are_looked_at_are_said_and_stop_nobody() {
+    let scene = scene().await;
+    scene.run("control");
+    let flood = scene.privileged("flood");
+    // Each round doubles them.
+    flood.exec(
+        "mount -t tmpfs none /run; i=0; while [ $i -lt 15 ]; do mkdir /run/$i; \
+         mount --rbind /run /run/$i; i=$((i + 1)); done",
+    );
+
+    scene
+        .assert_found(&["unverifiable mounts mount-table-too-large - warning flood"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_chrooted_process_shows_where_its_mounts_really_are() {
+    let scene = scene().await;
+    scene.run("control");
+    let changed = scene.privileged("changed");
+    changed.exec(
+        "unshare -m sh -c 'mount -t tmpfs none /usr/bin; echo $$ > /run/pid; cp /bin/busybox /usr/bin/sleep; \
+         exec chroot /usr /bin/sleep 1000000' >/dev/null 2>&1 & \
+         while [ ! -s /run/pid ]; do :; done; while ! grep -q sleep /proc/$(cat /run/pid)/cmdline; do :; done",
+    );
+
+    scene
+        .assert_found(&[
+            "mount-drift /usr/bin critical changed",
+            "unverifiable mounts chrooted - info changed",
+        ])
+        .await;
 }
 
 #[tokio::test]

@@ -202,7 +202,11 @@ fn next_steps(kind: &str) -> &'static str {
         Kind::ContentAltered => {
             "1. Look for disk errors on the node. 2. Remove the image and pull it again."
         }
-        Kind::SnapshotMismatch | Kind::MountDrift => {
+        Kind::MountDrift => {
+            "1. Keep the container (pause it): what it runs is not what its image has. 2. Compare \
+             `/proc/PID/mountinfo` with its spec, and ask who may mount on the node. 3. Recreate it."
+        }
+        Kind::SnapshotMismatch => {
             "1. Keep the container (pause it): its root is not the image that its record names. \
              2. Look at who can write the runtime's records on the node."
         }

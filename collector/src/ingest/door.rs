@@ -22,7 +22,7 @@ const MAX_WORKLOAD_BYTES: usize = 1024;
 /// A path has at most 4,096 bytes, each shown as up to four.
 const MAX_SUBJECT_BYTES: usize = 4 * 4096 + 1;
 
-/// Five checks with a reason each; lists show 500 of them.
+/// Six checks with a reason each; lists show 500 of them.
 const MAX_STATUS_BYTES: usize = 64 << 10;
 
 /// Why nothing of a batch is stored.

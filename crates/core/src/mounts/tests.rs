@@ -181,21 +181,18 @@ fn a_file_of_the_container_over_a_program_is_critical() {
 #[test]
 fn severity_follows_the_worst_that_is_hidden() {
     let over = |path: &str| after(&format!("340 141 0:182 / {path} rw - tmpfs none rw\n"));
-    assert_eq!(over("/usr"), ["critical /usr: a tmpfs over a program"]);
-    assert_eq!(over("/"), ["critical /: a tmpfs over a trust anchor"]);
+    assert_eq!(over("/usr"), ["critical /usr: tmpfs over a program"]);
+    assert_eq!(over("/"), ["critical /: tmpfs over a trust anchor"]);
     assert_eq!(
         over("/etc/passwd"),
-        ["critical /etc/passwd: a tmpfs over a trust anchor"]
+        ["critical /etc/passwd: tmpfs over a trust anchor"]
     );
-    assert_eq!(over("/opt"), ["warning /opt: a tmpfs over data"]);
-    assert_eq!(
-        over("/mnt/new"),
-        ["warning /mnt/new: a tmpfs over no mount"]
-    );
+    assert_eq!(over("/opt"), ["warning /opt: tmpfs over data"]);
+    assert_eq!(over("/mnt/new"), ["warning /mnt/new: tmpfs over no mount"]);
     // Where the image has a link, what it leads to counts.
     assert_eq!(
         over("/bin/victim"),
-        ["critical /bin/victim: a tmpfs over a program"]
+        ["critical /bin/victim: tmpfs over a program"]
     );
 }
 
@@ -213,7 +210,7 @@ fn what_is_mounted_over_a_mount_of_the_spec_is_not_the_specs() {
     let stacked = format!("{USUAL}350 153 0:99 / /etc/hosts rw - ext4 /dev/vdb rw\n");
     assert_eq!(
         told(&declared(), &[view(&stacked)]),
-        ["warning /etc/hosts: a ext4 below it, mounted after the start over no mount"]
+        ["warning /etc/hosts: ext4 below it, mounted after the start over no mount"]
     );
 }
 
@@ -236,7 +233,7 @@ fn mounts_that_a_volume_brings_along_are_no_drift_and_later_ones_are() {
     assert_eq!(before(below), [""; 0]);
     assert_eq!(
         after(below),
-        ["warning /data: a ext4 below it, mounted after the start over no mount"]
+        ["warning /data: ext4 below it, mounted after the start over no mount"]
     );
     // Nothing was made after the volume: when the other came cannot be known, and it hides nothing.
     let mut spec = declared();
@@ -262,7 +259,7 @@ fn mounts_that_the_host_passes_on_are_no_drift() {
     let over = "340 141 254:1 / /usr rw master:7 - ext4 /dev/vdb rw\n";
     assert_eq!(
         told(&declared(), &[view(&format!("{root}{over}"))]),
-        ["critical /usr: a ext4 over a program"]
+        ["critical /usr: ext4 over a program"]
     );
 }
 
@@ -273,8 +270,8 @@ fn a_nested_overlay_is_told_and_what_is_mounted_in_it_is_too() {
     assert_eq!(
         after(lines),
         [
-            "warning /mnt/m: a overlay over no mount",
-            "warning /mnt/m/x: a tmpfs over no mount"
+            "warning /mnt/m: overlay over no mount",
+            "warning /mnt/m/x: tmpfs over no mount"
         ]
     );
 }
@@ -299,7 +296,7 @@ fn a_mount_before_the_first_execution_is_milder_unless_the_container_can_write_i
         format!("340 141 254:3 /lib/x {path} {options} - ext4 /dev/vdc rw\n")
     };
     let read_only = over("ro", "/usr/bin/victim");
-    let due = "warning /usr/bin/victim: /lib/x of a ext4 over a program";
+    let due = "warning /usr/bin/victim: /lib/x of ext4 over a program";
     assert_eq!(before(&read_only), [due]);
     assert_eq!(after(&read_only), [due.replace("warning", "critical")]);
     assert_eq!(
@@ -308,7 +305,7 @@ fn a_mount_before_the_first_execution_is_milder_unless_the_container_can_write_i
     );
     assert_eq!(
         before(&over("ro", "/mnt/new")),
-        ["info /mnt/new: /lib/x of a ext4 over no mount"]
+        ["info /mnt/new: /lib/x of ext4 over no mount"]
     );
     // The same file system is writable elsewhere, above the source.
     let elsewhere = format!("{read_only}341 152 254:3 /lib /data/lib rw - ext4 /dev/vdc rw\n");
@@ -329,7 +326,7 @@ fn known_hooks_are_silent_over_nothing_and_a_warning_over_programs() {
     let smi = "340 141 254:3 /lib/x /usr/bin/nvidia-smi ro - ext4 /dev/vdc rw\n";
     assert_eq!(
         after(smi),
-        ["warning /usr/bin/nvidia-smi: /lib/x of a ext4 over a program"]
+        ["warning /usr/bin/nvidia-smi: /lib/x of ext4 over a program"]
     );
     let library =
         "340 141 254:3 /lib/x /usr/lib/x86_64-linux-gnu/libcuda.so.1 ro - ext4 /dev/vdc rw\n";
@@ -360,7 +357,7 @@ fn what_only_the_bundle_asked_for_is_told_where_it_hides_something() {
              341 141 254:3 /y /mnt/new {options} - ext4 /dev/vdc rw\n"
         )
     };
-    let due = "warning /usr/bin/victim: /x of a ext4 over a program";
+    let due = "warning /usr/bin/victim: /x of ext4 over a program";
     assert_eq!(told(&spec, &[view(&table("ro"))]), [due]);
     assert_eq!(
         told(&spec, &[view(&table("rw"))]),
@@ -380,7 +377,7 @@ fn a_console_and_device_nodes_are_the_runtimes_and_other_things_in_dev_are_not()
     let disguised = "340 143 0:6 /vda /dev/null rw - devtmpfs devtmpfs rw\n";
     assert_eq!(
         after(disguised),
-        ["warning /dev: a devtmpfs below it, mounted after the start over no mount"]
+        ["warning /dev: devtmpfs below it, mounted after the start over no mount"]
     );
     // A masked path explains what is empty, not a file of the container.
     let mask = "340 142 0:72 /tmp/e /proc/keys rw - overlay overlay rw\n";
@@ -400,7 +397,7 @@ fn another_namespace_is_judged_by_what_it_adds() {
     assert_eq!(told(&declared(), &[own.clone(), own.clone()]), [""; 0]);
     assert_eq!(
         told(&declared(), &[own, other]),
-        ["critical /usr: a tmpfs, in a mount namespace of its own over a program"]
+        ["critical /usr: tmpfs, in a mount namespace of its own over a program"]
     );
 }
 
@@ -421,7 +418,7 @@ fn names_of_mount_points_are_shown_in_the_reversible_form() {
     let told = after("340 141 0:182 / /mnt/a\\012CRITICAL\\040b\u{202e} rw - tmpfs none rw\n");
     assert_eq!(
         told,
-        ["warning /mnt/a\\x0aCRITICAL b\\u{202e}: a tmpfs over no mount"]
+        ["warning /mnt/a\\x0aCRITICAL b\\u{202e}: tmpfs over no mount"]
     );
 }
 

@@ -107,9 +107,9 @@ pub(super) fn found(survey: &Survey<'_>, position: usize, namespace: Namespace) 
     let what = if entry.device == survey.own() {
         format!("the container's own {}", source())
     } else if entry.root == b"/" {
-        format!("a {}", fs_type(entry))
+        fs_type(entry)
     } else {
-        format!("{} of a {}", source(), fs_type(entry))
+        format!("{} of {}", source(), fs_type(entry))
     };
     what + elsewhere(namespace)
 }
@@ -117,7 +117,7 @@ pub(super) fn found(survey: &Survey<'_>, position: usize, namespace: Namespace) 
 /// What is mounted into a volume, or another mount that the runtime was asked for.
 pub(super) fn found_below(survey: &Survey<'_>, position: usize, namespace: Namespace) -> String {
     let fs_type = survey.entry(position).map(fs_type).unwrap_or_default();
-    format!("a {fs_type} below it, mounted after the start") + elsewhere(namespace)
+    format!("{fs_type} below it, mounted after the start") + elsewhere(namespace)
 }
 
 fn fs_type(entry: &MountEntry) -> String {
