@@ -17,6 +17,8 @@ mod merged;
 mod pax;
 mod place;
 mod rootpath;
+pub mod skeleton;
+mod source;
 mod sparse;
 mod table;
 mod tar;

@@ -141,6 +141,12 @@ impl PlacedTree {
         self.header.chain_id
     }
 
+    /// Every path with its entry, in the tree's order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Vec<u8>, &Entry)> {
+        let files = self.files.iter();
+        files.map(|(key, _, entry)| (path_of(key.to_vec()), entry))
+    }
+
     /// Writes the tree file. Of hard links, the first path in its order is the entry, and the others
     /// point to it.
     pub fn write(&self, out: impl Write) -> Result<(), TreeError> {

@@ -18,7 +18,10 @@ use std::io::{self, Read};
 use crate::digest::{DiffId, Digest};
 use crate::layer::blob::Blob;
 use crate::layer::codec::Cursor;
-use crate::layer::table::build::Builder;
+use crate::layer::source::Passing;
+pub(super) use crate::layer::table::build::{
+    Builder, Contents, number_as_digest, number_of_digest,
+};
 use crate::layer::table::record::take_record;
 pub(super) use crate::layer::table::record::{Kind, Record};
 use crate::layer::{Damage, Limits, TarError};
@@ -86,10 +89,22 @@ impl FileTable {
         expected_diff: DiffId,
         limits: &Limits,
     ) -> Result<Self, TableError> {
+        Self::build_showing(blob, expected_blob, expected_diff, limits, &mut ())
+    }
+
+    /// Does the same, and shows the archive's bytes while they pass. What was shown is worth nothing when
+    /// there is no table.
+    pub(super) fn build_showing(
+        blob: impl Read,
+        expected_blob: Digest,
+        expected_diff: DiffId,
+        limits: &Limits,
+        passing: &mut impl Passing,
+    ) -> Result<Self, TableError> {
         let mut blob = Blob::open(blob, limits.uncompressed_bytes).map_err(TableError::Io)?;
         // (1)
-        let mut builder = Builder::new(limits.table_bytes);
-        if let Err(error) = builder.read_archive(&mut blob, limits) {
+        let mut builder = Builder::new(limits.table_bytes, Contents::Hashed);
+        if let Err(error) = builder.read_archive(&mut blob, limits, passing) {
             // A blob that is not the one named explains everything that is wrong in it.
             return Err(match blob.digest_of_rest() {
                 Ok(actual) if actual != expected_blob => TableError::BlobDigest {

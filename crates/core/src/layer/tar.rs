@@ -7,13 +7,14 @@
 //! are handed out with their holes. Types that containerd refuses (the old sparse one is among them) are
 //! only recorded: it refuses when it comes to create them.
 
-use std::io::{self, BufRead};
+use std::io;
 
 use crate::layer::Limits;
 use crate::layer::codec::wide;
 use crate::layer::header::{BLOCK, Header, text};
 use crate::layer::limits::HEADER_BYTES;
 use crate::layer::pax::Pax;
+use crate::layer::source::{Part, Source};
 use crate::layer::sparse::{self, Lines, Region};
 
 /// Why an archive is refused.
@@ -81,7 +82,7 @@ struct Announced {
     link: Vec<u8>,
 }
 
-impl<R: BufRead> TarReader<R> {
+impl<R: Source> TarReader<R> {
     pub(super) const fn new(source: R, limits: &Limits) -> Self {
         Self {
             source,
@@ -120,7 +121,7 @@ impl<R: BufRead> TarReader<R> {
     /// Hands the content of the entry to `sink`, piece by piece, holes filled with zeros.
     pub(super) fn content(&mut self, mut sink: impl FnMut(&[u8])) -> Result<(), TarError> {
         let Some((size, regions)) = self.sparse.take() else {
-            return self.written(self.body, sink);
+            return self.passed(0, self.body, &mut sink);
         };
         let mut at = 0;
         for Region { offset, length } in regions {
@@ -128,7 +129,7 @@ impl<R: BufRead> TarReader<R> {
             if length > self.body {
                 return Err(TarError::Sparse); // less was written than the map says
             }
-            self.written(length, &mut sink)?;
+            self.passed(offset, length, &mut sink)?;
             at = offset.saturating_add(length);
         }
         self.hole(size.saturating_sub(at), &mut sink)?;
@@ -148,6 +149,23 @@ impl<R: BufRead> TarReader<R> {
             rest = rest.saturating_sub(wide(piece));
         }
         Ok(())
+    }
+
+    /// Hands on `length` bytes that belong at `offset` of the file.
+    fn passed(
+        &mut self,
+        offset: u64,
+        length: u64,
+        sink: impl FnMut(&[u8]),
+    ) -> Result<(), TarError> {
+        self.source.enter(Part::Content {
+            entry: self.entries.saturating_sub(1),
+            offset,
+            length,
+        });
+        let read = self.written(length, sink);
+        self.source.enter(Part::Structure);
+        read
     }
 
     /// Hands on `length` bytes of what was written.

@@ -9,8 +9,9 @@ use super::survey::Survey;
 use super::table::MountEntry;
 use super::{Drift, MAX_TOLD, Namespace};
 use crate::display;
+use crate::display::shorten;
 use crate::drift::Class;
-use crate::drift::shown::{MAX_PATH, MAX_WORKLOAD, shorten};
+use crate::drift::shown::{MAX_PATH, MAX_WORKLOAD};
 use crate::finding::{Check, Condition, Detail, Disagreement, Severity, Subject};
 
 /// The longest source of a mount in a record.

@@ -1,6 +1,6 @@
 //! Makes a table of an archive while it streams by. Digests of blob and layer are the callers' question.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
@@ -8,13 +8,14 @@ use crate::digest::{DiffId, Digest};
 use crate::layer::blob::{Blob, Stop};
 use crate::layer::codec::wide;
 use crate::layer::header::Header;
+use crate::layer::source::{Passing, Shown, Source};
 use crate::layer::table::record::{Kind, Record, put_record};
 use crate::layer::table::{HEADER_BYTES, MAGIC, VERSION};
 use crate::layer::tar::TarReader;
 use crate::layer::{FileTable, Limits, MARKER_BYTES, Marker, TableError, TarError};
 
 /// A table while its archive is read.
-pub(super) struct Builder {
+pub(in crate::layer) struct Builder {
     encoded: Vec<u8>,
     limit: usize,
     last: Vec<u8>,
@@ -22,10 +23,21 @@ pub(super) struct Builder {
     trailing_bytes: u64,
     /// The first bytes of the file that is being read.
     head: Vec<u8>,
+    contents: Contents,
+}
+
+/// What stands for the content of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::layer) enum Contents {
+    /// Its digest.
+    Hashed,
+    /// The number of its entry, in the digest's place: such a table says where each content ends up once
+    /// it is placed, and is never kept.
+    Numbered,
 }
 
 impl Builder {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::layer) fn new(limit: usize, contents: Contents) -> Self {
         Self {
             encoded: vec![0; HEADER_BYTES],
             limit,
@@ -33,6 +45,7 @@ impl Builder {
             entries: 0,
             trailing_bytes: 0,
             head: Vec::with_capacity(MARKER_BYTES),
+            contents,
         }
     }
 
@@ -40,8 +53,10 @@ impl Builder {
         &mut self,
         blob: &mut Blob<R>,
         limits: &Limits,
+        passing: &mut impl Passing,
     ) -> Result<(), TableError> {
-        let read = self.read_entries(&mut TarReader::new(&mut *blob, limits));
+        let shown = Shown::new(&mut *blob, passing);
+        let read = self.read_entries(&mut TarReader::new(shown, limits));
         match (read, blob.stopped()) {
             (Err(TableError::Tar(TarError::Io(error))), Some(stop)) => Err(match stop {
                 Stop::Source => TableError::Io(error),
@@ -52,9 +67,9 @@ impl Builder {
         }
     }
 
-    fn read_entries(
+    pub(in crate::layer) fn read_entries(
         &mut self,
-        archive: &mut TarReader<impl io::BufRead>,
+        archive: &mut TarReader<impl Source>,
     ) -> Result<(), TableError> {
         while let Some(mut header) = archive.next().map_err(TableError::Tar)? {
             let kind = self.kind(&mut header, archive).map_err(TableError::Tar)?;
@@ -74,7 +89,7 @@ impl Builder {
     fn kind(
         &mut self,
         header: &mut Header,
-        archive: &mut TarReader<impl io::BufRead>,
+        archive: &mut TarReader<impl Source>,
     ) -> Result<Kind, TarError> {
         let (major, minor) = (low_bits(header.major), low_bits(header.minor));
         let target = std::mem::take(&mut header.link);
@@ -91,7 +106,16 @@ impl Builder {
         })
     }
 
-    fn file(&mut self, archive: &mut TarReader<impl io::BufRead>) -> Result<Kind, TarError> {
+    fn file(&mut self, archive: &mut TarReader<impl Source>) -> Result<Kind, TarError> {
+        if self.contents == Contents::Numbered {
+            let mut size = 0_u64;
+            archive.content(|piece| size = size.saturating_add(wide(piece.len())))?;
+            return Ok(Kind::File {
+                size,
+                digest: number_as_digest(self.entries),
+                marker: Marker::None,
+            });
+        }
         let (mut sha256, mut size) = (Sha256::new(), 0_u64);
         let head = &mut self.head;
         head.clear();
@@ -108,7 +132,7 @@ impl Builder {
         })
     }
 
-    fn push(&mut self, record: &Record) -> Result<(), TableError> {
+    pub(in crate::layer) fn push(&mut self, record: &Record) -> Result<(), TableError> {
         put_record(&mut self.encoded, &self.last, record);
         if self.encoded.len() > self.limit {
             return Err(TableError::TableTooLarge(self.limit));
@@ -119,7 +143,7 @@ impl Builder {
         Ok(())
     }
 
-    pub(super) fn finish(mut self, diff_id: DiffId) -> FileTable {
+    pub(in crate::layer) fn finish(mut self, diff_id: DiffId) -> FileTable {
         let header = [
             MAGIC.as_slice(),
             &[VERSION],
@@ -140,6 +164,21 @@ impl Builder {
             trailing_bytes: self.trailing_bytes,
         }
     }
+}
+
+/// The number of an entry where its digest would stand.
+pub(in crate::layer) fn number_as_digest(entry: u64) -> Digest {
+    let mut bytes = [0; 32];
+    let (number, _) = bytes.split_at_mut(8);
+    number.copy_from_slice(&entry.to_le_bytes());
+    Digest::from_sha256(bytes)
+}
+
+/// The entry whose number stands for a digest; none for a digest, which never ends in so many zeros.
+pub(in crate::layer) fn number_of_digest(digest: Digest) -> Option<u64> {
+    let (number, rest) = digest.as_bytes().split_first_chunk()?;
+    let is_number = rest.iter().all(|byte| *byte == 0);
+    is_number.then(|| u64::from_le_bytes(*number))
 }
 
 /// What is left of a number in a system call's argument of 32 bits.
