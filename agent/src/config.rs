@@ -44,12 +44,15 @@ pub struct Config {
 pub struct State {
     /// The folder; made when it is missing.
     pub directory: PathBuf,
+    /// A folder with skeletons of layers whose blobs are not on this node.
+    pub skeletons: Option<PathBuf>,
 }
 
 impl Default for State {
     fn default() -> Self {
         Self {
             directory: PathBuf::from(DEFAULT_STATE),
+            skeletons: None,
         }
     }
 }

@@ -166,6 +166,7 @@ fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, Age
     make_private(state).map_err(failed)?;
     let workers = Workers::new(metrics.stuck_workers.clone());
     let tables = Tables::new(state, None).map_err(failed)?;
+    let tables = tables.with_skeletons(config.state.skeletons.as_deref());
     Ok(Shared {
         node,
         content: Arc::new(Content::new(tables, workers.clone())),

@@ -41,6 +41,7 @@ pub(super) struct Selection {
     insecure_registries: Vec<String>,
     state: Option<PathBuf>,
     agent_state: PathBuf,
+    skeletons: Option<PathBuf>,
 }
 
 impl Selection {
@@ -72,6 +73,7 @@ impl Selection {
             insecure_registries: Vec::new(),
             state: scope.state.clone(),
             agent_state: scope.agent_state.clone(),
+            skeletons: scope.skeletons.clone(),
         }
     }
 
@@ -204,6 +206,7 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
         (temporary.path().to_owned(), Some(temporary))
     };
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
+    let tables = Tables::new(&state, agents)?.with_skeletons(selection.skeletons.as_deref());
     let registry = Some(selection.insecure_registries.as_slice());
     let workers = Workers::default();
     let shared = Shared {
@@ -211,7 +214,7 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
             .nodename()
             .to_string_lossy()
             .into_owned(),
-        content: Arc::new(Content::new(Tables::new(&state, agents)?, workers.clone())),
+        content: Arc::new(Content::new(tables, workers.clone())),
         workers,
         keep: Keep::new(&state)?,
         trust: Trust::of(

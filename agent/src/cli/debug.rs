@@ -12,7 +12,7 @@ use holdfast_core::overlay::{Stubs, XattrPrefix};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Exit, complain};
-use crate::files::tables::{Layer, Tables};
+use crate::files::tables::{Asking, Layer, Tables};
 use crate::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan};
 
 #[derive(Debug, Subcommand)]
@@ -105,14 +105,15 @@ fn scan_upper(lower: &Path, layer: &NamedLayer, upper: &Path) -> io::Result<()> 
         diff_id: layer.diff_id,
         chain_id,
         blob: layer.blob,
+        lower: None,
     }];
     let open_blob = |_digest| File::open(&layer.file).map(Some);
+    let asking = Asking {
+        open_blob: &open_blob,
+        is_over: &|| false,
+    };
     let tables = Tables::new(state.path(), None)?;
-    let tree = MergedTree::new(
-        tables
-            .stack(&layers, &open_blob)
-            .map_err(io::Error::other)?,
-    );
+    let tree = MergedTree::new(tables.stack(&layers, asking).map_err(io::Error::other)?);
     let root = |path: &Path| Root::open(path).map_err(io::Error::other);
     let (upper, lowers) = (root(upper)?, [root(lower)?]);
     let stubs = Stubs::default();

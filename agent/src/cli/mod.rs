@@ -5,6 +5,7 @@ mod debug;
 mod diff;
 mod report;
 mod serve;
+mod skeleton;
 mod table;
 
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ enum Command {
     Diff(Diff),
     /// Watch this node until stopped.
     Run(Run),
+    /// Make the skeletons of layers, by which nodes without layer blobs prove their file tables.
+    Skeleton(skeleton::Arguments),
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -70,6 +73,9 @@ struct Scope {
     /// The running agent's state, whose tables are used when they are there
     #[arg(long, value_name = "DIR", default_value = config::DEFAULT_STATE)]
     agent_state: PathBuf,
+    /// A folder with skeletons of layers whose blobs are not on this node
+    #[arg(long, value_name = "DIR")]
+    skeletons: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +177,7 @@ pub fn run() -> ExitCode {
         Command::Check(check) => check::run(&check),
         Command::Diff(diff) => diff::run(&diff),
         Command::Run(run) => serve::run(&run.config),
+        Command::Skeleton(arguments) => skeleton::run(&arguments),
         Command::Config {
             command: ConfigCommand::Check { file },
         } => serve::check_config(&file),

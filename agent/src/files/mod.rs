@@ -18,8 +18,11 @@ pub mod layers;
 pub mod lower;
 pub mod observe;
 pub mod open;
+mod proofs;
 mod refusals;
+pub mod skeletons;
 pub mod tables;
+mod unpacked;
 pub mod upper;
 mod walk;
 

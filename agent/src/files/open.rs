@@ -76,6 +76,11 @@ impl Root {
         pin(self.fd.as_fd(), path)
     }
 
+    /// Opens what is at `path` in an unpacked layer, see [`open_in_layer`].
+    pub(super) fn pin_in_layer(&self, path: &[u8]) -> Result<Option<Pinned>, Unread> {
+        open_in_layer(self.fd.as_fd(), path)
+    }
+
     /// Opens the directory at `path` for reading its names.
     pub(super) fn directory(&self, path: &[u8]) -> Result<OwnedFd, Unread> {
         directory(self.fd.as_fd(), if path.is_empty() { b"." } else { path })

@@ -77,7 +77,7 @@ mod tests {
     use holdfast_core::digest::ChainId;
 
     use super::*;
-    use crate::files::tables::{Tables, Unavailable};
+    use crate::files::tables::{Asking, Tables, Unavailable};
 
     #[test]
     fn a_refused_blob_is_read_again_only_when_its_file_has_changed() {
@@ -88,6 +88,7 @@ mod tests {
             diff_id: DiffId(digest),
             chain_id: ChainId(digest),
             blob: digest,
+            lower: None,
         };
         let mut blob = tempfile::tempfile().unwrap();
         blob.write_all(b"a lie").unwrap();
@@ -95,7 +96,11 @@ mod tests {
         let is_read = |blob: &mut File| {
             blob.rewind().unwrap();
             let open = |_: Digest| blob.try_clone().map(Some);
-            let found = tables.stack(std::slice::from_ref(&layer), &open);
+            let asking = Asking {
+                open_blob: &open,
+                is_over: &|| false,
+            };
+            let found = tables.stack(std::slice::from_ref(&layer), asking);
             assert!(matches!(found, Err(Unavailable::Refused(..))), "{found:?}");
             blob.stream_position().unwrap() > 0
         };

@@ -2,8 +2,11 @@
 //! node that stands on the layer.
 //!
 //! Every file is written beside its place and renamed, and checks itself when it is opened: a damaged one
-//! is made again from the blob, never believed. The unpacked tree is never the source of a table. All of
-//! this blocks: call it on a blocking thread.
+//! is made again, never believed. A table comes from a blob or is proved by a skeleton; the unpacked tree
+//! alone is never the source of one. How a table was had is noted beside it. All of this blocks: call it on
+//! a blocking thread.
+
+mod obtain;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::finding::Basis;
+use holdfast_core::layer::skeleton::ProofError;
 use holdfast_core::layer::{
     Damage, ExpectedTree, FileTable, Limits, PlaceError, ReadAt, Snapshotter, TableError,
     TreeError, place,
@@ -21,7 +26,11 @@ use holdfast_daemon::capped;
 use rustix::fs::OFlags;
 
 use super::atomic::write_beside;
-use super::refusals::{Asked, Refusals};
+use super::open::RootError;
+use super::proofs::Proofs;
+pub use super::proofs::Wanted;
+use super::refusals::Refusals;
+use super::skeletons::Skeletons;
 
 /// One layer of an image, as the content store must hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +41,8 @@ pub struct Layer {
     pub chain_id: ChainId,
     /// The digest of its blob.
     pub blob: Digest,
+    /// Where it is unpacked, if anywhere.
+    pub lower: Option<PathBuf>,
 }
 
 /// Why there is no expected tree: the checks of files are `unverifiable` with this reason.
@@ -39,13 +50,19 @@ pub struct Layer {
 pub enum Unavailable {
     /// The blob is not in the content store; normal where unpacked layers are discarded.
     #[error("layer blob {0} is not in the content store")]
-    BlobAbsent(Digest),
+    BlobAbsent(Digest, DiffId),
     /// The blob is there and cannot be read.
     #[error("layer blob {0} cannot be read: {1}")]
     BlobUnreadable(Digest, #[source] io::Error),
     /// The blob is not what its name says, or no layer that can be modelled.
     #[error("layer blob {0} is refused: {1}")]
     Refused(Digest, #[source] Arc<TableError>),
+    /// The blob is not there, and no skeleton and no proof could stand in for it.
+    #[error("layer {0}, without its blob: {1}")]
+    Unproved(DiffId, #[source] Arc<ProofError>),
+    /// The blob is not there, and the unpacked files cannot be looked at.
+    #[error("{0}: {1}")]
+    Directory(PathBuf, #[source] RootError),
     /// The layer cannot be put over its parents as a snapshotter would.
     #[error("layer {0} cannot be placed: {1}")]
     Unplaceable(DiffId, #[source] PlaceError),
@@ -59,24 +76,64 @@ pub enum Unavailable {
 
 impl Unavailable {
     /// The reason's name in findings.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
-            Self::BlobAbsent(_) => "blob-absent",
+            Self::BlobAbsent(..) => "blob-absent",
             Self::BlobUnreadable(..) => "blob-unreadable",
             Self::Refused(..) => "blob-refused",
+            Self::Unproved(_, error) => error.reason(),
+            Self::Directory(..) => "directory",
             Self::Unplaceable(..) => "layer-unplaceable",
             Self::Store(..) | Self::Tree(..) => "table-store",
         }
     }
 
-    /// Whether the image, not the node, is the cause.
-    pub const fn is_images_fault(&self) -> bool {
-        matches!(self, Self::Refused(..) | Self::Unplaceable(..))
+    /// Whether it is at least a warning: the image, or what became of its files on the disk, is the cause.
+    pub fn is_suspicious(&self) -> bool {
+        match self {
+            Self::Refused(..) | Self::Unplaceable(..) | Self::Directory(..) => true,
+            Self::Unproved(..) => matches!(self.basis(), Basis::Reported),
+            Self::BlobAbsent(..) | Self::BlobUnreadable(..) | Self::Store(..) | Self::Tree(..) => {
+                false
+            }
+        }
+    }
+
+    /// On which basis the verdict stands that this becomes.
+    pub fn basis(&self) -> Basis {
+        match self {
+            Self::Unproved(_, error) if matches!(**error, ProofError::Failed(_)) => Basis::Reported,
+            _ => Basis::None,
+        }
+    }
+
+    /// What would help, if somebody can get it.
+    pub fn wanted(&self) -> Option<Wanted> {
+        match self {
+            Self::BlobAbsent(_, diff_id) => Some(Wanted::Skeleton(*diff_id)),
+            Self::Unproved(diff_id, error) => Wanted::by(*diff_id, error),
+            _ => None,
+        }
     }
 }
 
 /// Where blobs are opened: `None` when the store does not have it.
 pub type OpenBlob<'a> = &'a dyn Fn(Digest) -> io::Result<Option<File>>;
+
+/// What is asked for tables.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// Where blobs are opened.
+    pub open_blob: OpenBlob<'a>,
+    /// True once nobody waits any more.
+    pub is_over: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").finish_non_exhaustive()
+    }
+}
 
 /// Opens the file of a blob; `None` when there is none. A FIFO in its place would block the look for ever.
 pub fn open_blob_file(path: &Path) -> io::Result<Option<File>> {
@@ -103,6 +160,7 @@ pub struct Tables {
     limits: Limits,
     open: Mutex<HashMap<ChainId, Slot>>,
     refused: Refusals,
+    proofs: Proofs,
 }
 
 /// One tree: made by one thread while the others that want it wait.
@@ -125,16 +183,39 @@ impl ReadAt for OnDisk {
 impl Tables {
     /// A store below `own`; `shared` is another agent's folder whose tables are used and never written.
     pub fn new(own: &Path, shared: Option<&Path>) -> io::Result<Self> {
-        for folder in ["tables", "trees"] {
+        for folder in ["tables", "trees", "bases"] {
             fs::create_dir_all(own.join(folder))?;
         }
+        let others = shared.map(|shared| shared.join("skeletons"));
+        let skeletons = Skeletons::new(own.join("skeletons"), others.into_iter().collect())?;
         Ok(Self {
             own: own.to_owned(),
             shared: shared.map(Path::to_owned),
             limits: Limits::default(),
             open: Mutex::default(),
             refused: Refusals::default(),
+            proofs: Proofs::new(skeletons),
         })
+    }
+
+    /// With one more folder of skeletons, and of contents below its `contents`.
+    #[must_use]
+    pub fn with_skeletons(mut self, folder: Option<&Path>) -> Self {
+        if let Some(folder) = folder {
+            self.proofs.skeletons.also_in(folder.to_owned());
+        }
+        self
+    }
+
+    /// How a layer's table was proved that is there. What is not noted came from a blob.
+    pub fn basis(&self, diff_id: DiffId) -> Basis {
+        let name = format!("bases/{}", diff_id.0.encoded());
+        let is_noted = |folder: &Path| folder.join(&name).exists();
+        if self.folders().any(is_noted) {
+            Basis::Reassembled
+        } else {
+            Basis::LocalBlob
+        }
     }
 
     /// The expected trees of a stack, given lowest layer first; returned topmost first, as overlays are
@@ -142,11 +223,11 @@ impl Tables {
     pub fn stack(
         &self,
         layers: &[Layer],
-        open_blob: OpenBlob<'_>,
+        asking: Asking<'_>,
     ) -> Result<Vec<Arc<ExpectedTree>>, Unavailable> {
         let mut parents: Vec<Arc<ExpectedTree>> = Vec::with_capacity(layers.len());
         for layer in layers {
-            let tree = self.tree(layer, &parents, open_blob)?;
+            let tree = self.tree(layer, &parents, asking)?;
             parents.insert(0, tree);
         }
         Ok(parents)
@@ -157,7 +238,7 @@ impl Tables {
         &self,
         layer: &Layer,
         parents: &[Arc<ExpectedTree>],
-        open_blob: OpenBlob<'_>,
+        asking: Asking<'_>,
     ) -> Result<Arc<ExpectedTree>, Unavailable> {
         let slot = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,7 +251,7 @@ impl Tables {
         if let Some(tree) = tree.upgrade() {
             return Ok(tree);
         }
-        let made = Arc::new(self.open_or_make(layer, parents, open_blob)?);
+        let made = Arc::new(self.open_or_make(layer, parents, asking)?);
         *tree = Arc::downgrade(&made);
         Ok(made)
     }
@@ -179,7 +260,7 @@ impl Tables {
         &self,
         layer: &Layer,
         parents: &[Arc<ExpectedTree>],
-        open_blob: OpenBlob<'_>,
+        asking: Asking<'_>,
     ) -> Result<ExpectedTree, Unavailable> {
         let name = format!("trees/{}.tree", layer.chain_id.0.encoded());
         for folder in self.folders() {
@@ -191,7 +272,7 @@ impl Tables {
                 }
             }
         }
-        let table = self.table(layer, open_blob)?;
+        let table = self.table(layer, parents, asking)?;
         let placed = place(&table, Snapshotter::Overlayfs, parents)
             .map_err(|error| Unavailable::Unplaceable(layer.diff_id, error))?;
         let path = self.own.join(&name);
@@ -202,7 +283,13 @@ impl Tables {
         opened.ok_or_else(|| Unavailable::Store(self.own.clone(), io::ErrorKind::NotFound.into()))
     }
 
-    fn table(&self, layer: &Layer, open_blob: OpenBlob<'_>) -> Result<FileTable, Unavailable> {
+    /// The table of a layer: the one that is kept, else from its blob, else proved by a skeleton.
+    fn table(
+        &self,
+        layer: &Layer,
+        parents: &[Arc<ExpectedTree>],
+        asking: Asking<'_>,
+    ) -> Result<FileTable, Unavailable> {
         let name = format!("tables/{}.table", layer.diff_id.0.encoded());
         for folder in self.folders() {
             match read_table(&folder.join(&name), layer.diff_id) {
@@ -213,17 +300,15 @@ impl Tables {
                 }
             }
         }
-        let unreadable = |error| Unavailable::BlobUnreadable(layer.blob, error);
-        let blob = open_blob(layer.blob)
-            .map_err(unreadable)?
-            .ok_or(Unavailable::BlobAbsent(layer.blob))?;
-        let asked = Asked::of(layer, &blob).map_err(unreadable)?;
-        if let Some(error) = self.refused.of(&asked) {
-            return Err(Unavailable::Refused(layer.blob, error));
-        }
-        let table = FileTable::build(blob, layer.blob, layer.diff_id, &self.limits)
-            .map_err(|error| Unavailable::Refused(layer.blob, self.refused.put(asked, error)))?;
-        write_beside(&self.own.join(&name), |out| out.write_all(table.encoded()))
+        let (table, basis) = match self.build(layer, asking)? {
+            Some(table) => (table, Basis::LocalBlob),
+            None => (self.proved(layer, parents, asking)?, Basis::Reassembled),
+        };
+        // First the note: a table is never taken for more than it is.
+        self.note(layer.diff_id, basis)
+            .and_then(|()| {
+                write_beside(&self.own.join(&name), |out| out.write_all(table.encoded()))
+            })
             .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
         Ok(table)
     }

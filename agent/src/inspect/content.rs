@@ -20,7 +20,7 @@ use super::verdicts::Verdicts;
 use super::witness::Witnesses;
 use super::{Layers, Memory};
 use crate::files::layers::{Compared, LayerKey, LayerResults};
-use crate::files::tables::{Layer, Tables, Unavailable, open_blob_file};
+use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
     MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
     UpperScan, lower,
@@ -56,6 +56,7 @@ pub struct Content {
 struct Expected {
     tree: Weak<ExpectedTree>,
     prefix: XattrPrefix,
+    basis: Basis,
 }
 
 /// What a container's files are compared with.
@@ -66,6 +67,8 @@ pub(super) struct Expectation {
     /// What the runtime makes for its mounts.
     stubs: Stubs,
     witnesses: Witnesses,
+    /// The worst of its layers'.
+    basis: Basis,
 }
 
 impl Expectation {
@@ -94,6 +97,7 @@ impl Worked {
 
 /// What the scans of the upper directories found.
 struct Files {
+    basis: Basis,
     binding: Result<Option<Condition>, KernelError>,
     outcome: ScanOutcome,
 }
@@ -112,7 +116,7 @@ enum Cannot {
 }
 
 impl Cannot {
-    const fn reason(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Table(unavailable) => unavailable.reason(),
             Self::Tree(_) => "tree",
@@ -123,12 +127,19 @@ impl Cannot {
     }
 
     /// What image or container caused is at least a warning; what the node lacks is not theirs.
-    const fn severity(&self) -> Severity {
+    fn severity(&self) -> Severity {
         match self {
-            Self::Table(unavailable) if !unavailable.is_images_fault() => Severity::Info,
+            Self::Table(unavailable) if !unavailable.is_suspicious() => Severity::Info,
             Self::Table(_) | Self::Tree(_) | Self::Directory(..) | Self::Work(_) => {
                 Severity::Warning
             }
+        }
+    }
+
+    fn basis(&self) -> Basis {
+        match self {
+            Self::Table(unavailable) => unavailable.basis(),
+            Self::Tree(_) | Self::Directory(..) | Self::Work(_) => Basis::None,
         }
     }
 }
@@ -175,7 +186,10 @@ impl Content {
                 is_over: &is_over,
             };
             let (expectation, uppers) = before;
-            let expect = || content.expectation(&identity_there, &roots).map(Arc::new);
+            let expect = || {
+                let made = content.expectation(&identity_there, &roots, &is_over);
+                made.map(Arc::new)
+            };
             let made = expectation.map_or_else(|| progress.unhurried(expect), Ok);
             let worked = Self::work(&identity_there, made, uppers, pass);
             if layers == Layers::CompareNow && worked.expectation.is_some() {
@@ -193,18 +207,11 @@ impl Content {
         match worked.files {
             Ok(files) => report_files(files, workload.as_str(), verdicts),
             Err(cannot) => {
-                verdicts.not_done(
-                    Check::Files,
-                    cannot.severity(),
-                    cannot.reason(),
-                    cannot.to_string(),
-                );
-                verdicts.not_done(
-                    Check::Layers,
-                    cannot.severity(),
-                    cannot.reason(),
-                    cannot.to_string(),
-                );
+                for check in [Check::Files, Check::Layers] {
+                    let (severity, message) = (cannot.severity(), cannot.to_string());
+                    verdicts.not_done(check, severity, cannot.reason(), message);
+                    verdicts.stand_on(check, cannot.basis());
+                }
                 return;
             }
         }
@@ -231,7 +238,11 @@ impl Content {
         };
         let binding = expectation.witnesses.bind(&expectation.tree, identity);
         let outcome = scan_uppers(identity, &expectation, &mut uppers, pass);
-        let files = outcome.map(|outcome| Files { binding, outcome });
+        let files = outcome.map(|outcome| Files {
+            basis: expectation.basis,
+            binding,
+            outcome,
+        });
         Worked {
             expectation: Some(expectation),
             uppers,
@@ -239,19 +250,33 @@ impl Content {
         }
     }
 
-    fn expectation(&self, identity: &Identity, roots: &Roots) -> Result<Expectation, Cannot> {
+    fn expectation(
+        &self,
+        identity: &Identity,
+        roots: &Roots,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Expectation, Cannot> {
         let layer = |layer: &crate::runtime::identify::LayerRef| Layer {
             diff_id: layer.diff_id,
             chain_id: layer.chain_id,
             blob: layer.blob.digest,
+            lower: Some(layer.lower.clone()),
         };
         let layers: Vec<Layer> = identity.layers.iter().map(layer).collect();
         let open_blob = |digest| match roots.blob_path(digest) {
             Some(path) => open_blob_file(&path),
             None => Ok(None),
         };
-        let trees = self.tables.stack(&layers, &open_blob)?;
-        self.use_layers(identity, &trees);
+        let asking = Asking {
+            open_blob: &open_blob,
+            is_over,
+        };
+        let trees = self.tables.stack(&layers, asking)?;
+        let bases: Vec<Basis> = layers
+            .iter()
+            .map(|layer| self.tables.basis(layer.diff_id))
+            .collect();
+        self.use_layers(identity, &trees, &bases);
         let witnesses = Witnesses::draw(&trees)?;
         let shift = identity
             .extra_uppers
@@ -268,19 +293,22 @@ impl Content {
             tree,
             stubs,
             witnesses,
+            basis: worst(bases),
         })
     }
 
     /// Remembers what each layer is compared with, and forgets layers that nobody holds a tree of.
-    fn use_layers(&self, identity: &Identity, trees: &[Arc<ExpectedTree>]) {
+    fn use_layers(&self, identity: &Identity, trees: &[Arc<ExpectedTree>], bases: &[Basis]) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.retain(|_, expected| expected.tree.strong_count() > 0);
-        for (key, tree) in layer_keys(identity).into_iter().zip(trees.iter().rev()) {
+        let trees = trees.iter().rev().zip(bases);
+        for (key, (tree, basis)) in layer_keys(identity).into_iter().zip(trees) {
             layers.insert(
                 key,
                 Expected {
                     tree: Arc::downgrade(tree),
                     prefix: prefix(identity),
+                    basis: *basis,
                 },
             );
         }
@@ -313,8 +341,8 @@ impl Content {
             let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
             layers.get(layer).cloned()
         };
-        let Some((tree, prefix)) =
-            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected.prefix)))
+        let Some((tree, Expected { prefix, .. })) =
+            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected)))
         else {
             return false;
         };
@@ -358,17 +386,18 @@ impl Content {
         unverifiable: Option<String>,
     ) {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tree) = layers
-            .get(layer)
-            .and_then(|expected| expected.tree.upgrade())
+        let expected = layers.get(layer).cloned();
+        drop(layers);
+        let Some((tree, basis)) =
+            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected.basis)))
         else {
             return;
         };
-        drop(layers);
         let tampered = TamperedLayer {
             chain_id: layer.chain_id,
             diff_id: tree.diff_id(),
             changes,
+            basis,
         };
         let compared = Compared {
             at,
@@ -384,19 +413,18 @@ impl Content {
             return;
         };
         let oldest = results.iter().map(|compared| compared.at).min();
-        let tampered = results
-            .iter()
-            .rev()
-            .map(|compared| compared.tampered.clone())
-            .collect();
-        let conditions = group::layer_conditions(tampered, workload, Some(Basis::LocalBlob));
+        let layers = results.iter().rev();
+        let tampered: Vec<TamperedLayer> =
+            layers.map(|compared| compared.tampered.clone()).collect();
+        let basis = Some(worst(tampered.iter().map(|layer| layer.basis)));
+        let conditions = group::layer_conditions(tampered, workload);
         match results
             .iter()
             .find_map(|compared| compared.unverifiable.clone())
         {
-            None => verdicts.done(Check::Layers, Some(Basis::LocalBlob), conditions),
+            None => verdicts.done(Check::Layers, basis, conditions),
             Some(message) => {
-                verdicts.partly_done(Check::Layers, Some(Basis::LocalBlob), conditions);
+                verdicts.partly_done(Check::Layers, basis, conditions);
                 verdicts.not_done(Check::Layers, Severity::Warning, "unread", message);
             }
         }
@@ -404,6 +432,11 @@ impl Content {
             verdicts.at(Check::Layers, oldest);
         }
     }
+}
+
+/// What a verdict over several layers stands on. An image without layers hides nothing.
+fn worst(bases: impl IntoIterator<Item = Basis>) -> Basis {
+    bases.into_iter().max().unwrap_or(Basis::LocalBlob)
 }
 
 /// Scans every directory that can hide what the layers have.
@@ -463,12 +496,13 @@ fn report_files(files: Files, workload: &str, verdicts: &mut Verdicts) {
             error.to_string(),
         ),
     }
-    let conditions = group::conditions(files.outcome.changes, workload, Some(Basis::LocalBlob));
+    let basis = Some(files.basis);
+    let conditions = group::conditions(files.outcome.changes, workload, basis);
     match unread(&files.outcome.unverifiable) {
-        None => verdicts.done(Check::Files, Some(Basis::LocalBlob), conditions),
+        None => verdicts.done(Check::Files, basis, conditions),
         // What was seen counts; what was not seen any more may be behind what could not be read.
         Some((reason, message)) => {
-            verdicts.partly_done(Check::Files, Some(Basis::LocalBlob), conditions);
+            verdicts.partly_done(Check::Files, basis, conditions);
             let severity = files.outcome.unverifiable.worst;
             let severity = severity.unwrap_or(Severity::Warning);
             verdicts.not_done(Check::Files, severity, reason, message);

@@ -257,8 +257,8 @@ impl Memory {
     pub fn is_news(&self, status: &ContainerStatus) -> bool {
         let Some(told) = &self.told else { return true };
         let same = |a: &CheckStatus, b: &CheckStatus| {
-            (a.check, a.outcome, a.severity, &a.reason)
-                == (b.check, b.outcome, b.severity, &b.reason)
+            (a.check, a.outcome, a.severity, a.basis, &a.reason)
+                == (b.check, b.outcome, b.severity, b.basis, &b.reason)
         };
         let is_same = told.checks.len() == status.checks.len()
             && told

@@ -138,6 +138,15 @@ impl Verdicts {
             .push(Condition::unverifiable(check, severity, reason, message));
     }
 
+    /// On which basis a check stands that could not be done.
+    pub(super) fn stand_on(&mut self, check: Check, basis: Basis) {
+        let ended = self.checks.entry(check).or_default();
+        ended.basis = Some(basis);
+        for condition in &mut ended.conditions {
+            condition.basis.get_or_insert(basis);
+        }
+    }
+
     pub(super) fn took(&mut self, checks: &[Check], took: Duration) {
         for check in checks {
             self.checks.entry(*check).or_default().took = Some(took);

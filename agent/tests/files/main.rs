@@ -12,5 +12,6 @@ mod image;
 mod lower;
 mod mounted;
 mod planted;
+mod proofs;
 mod rescan;
 mod silent;

@@ -112,12 +112,19 @@ impl fmt::Display for Check {
     }
 }
 
-/// How the file table was proved, so how much a verdict about files says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// How the file table was proved, so how much a verdict about files says. The worst is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// The layer's blob in the content store, digest and diff ID checked while reading.
     LocalBlob,
+    /// A skeleton from anybody and the node's own unpacked files, which together hash to the diff ID: the
+    /// same, without the blob.
+    Reassembled,
+    /// A skeleton whose proof failed: nothing, a lead.
+    Reported,
+    /// There is no table.
+    None,
 }
 
 /// What happened to a place or a finding.

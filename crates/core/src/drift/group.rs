@@ -190,22 +190,21 @@ pub struct TamperedLayer {
     pub diff_id: DiffId,
     /// What differs there.
     pub changes: Changes,
+    /// How its table was proved.
+    pub basis: Basis,
 }
 
 /// The conditions of the layers below one container, topmost first: what differs from the signed layer on
 /// the node's disk, critical whatever it is.
-pub fn layer_conditions(
-    layers: Vec<TamperedLayer>,
-    workload: &str,
-    basis: Option<Basis>,
-) -> Vec<Condition> {
-    let place = Place {
-        workload: shorten(workload, MAX_WORKLOAD),
-        basis,
-    };
+pub fn layer_conditions(layers: Vec<TamperedLayer>, workload: &str) -> Vec<Condition> {
+    let workload = shorten(workload, MAX_WORKLOAD);
     let mut conditions: Vec<Condition> = Vec::new();
     let mut taken = BTreeSet::new();
     for layer in layers {
+        let place = Place {
+            workload: workload.clone(),
+            basis: Some(layer.basis),
+        };
         let changes = layer.changes.together();
         let total = changes.total();
         if total > u64::try_from(MAX_LISTED).unwrap_or(u64::MAX) {
@@ -528,17 +527,19 @@ mod tests {
                 chain_id,
                 diff_id,
                 changes,
+                basis: Basis::Reassembled,
             }
         };
-        let two = layer_conditions(vec![layer(1), layer(1)], "shop/api", None);
+        let two = layer_conditions(vec![layer(1), layer(1)], "shop/api");
         assert_eq!(two[0].subject.as_str(), "/usr/bin/p0");
+        assert_eq!(two[0].basis, Some(Basis::Reassembled));
         assert_ne!(two[0].subject, two[1].subject);
         assert_eq!(
             two[0].title,
             "Layer file /usr/bin/p0 of shop/api was modified on the node's disk"
         );
-        assert_eq!(layer_conditions(vec![layer(1_000)], "w", None).len(), 1_000);
-        let many = layer_conditions(vec![layer(1_001)], "w", None);
+        assert_eq!(layer_conditions(vec![layer(1_000)], "w").len(), 1_000);
+        let many = layer_conditions(vec![layer(1_001)], "w");
         assert_eq!(
             summary(&many),
             [(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 
 use crate::digest::{DiffId, Digest};
+use crate::layer::blob::{Blob, Stop};
 use crate::layer::codec::wide;
 use crate::layer::skeleton::blocks::BlockWriter;
 use crate::layer::skeleton::file::{Compressor, MAX_BYTES, MAX_INLINE_BYTES, Sections, compressor};
@@ -80,6 +81,17 @@ pub fn make<R: Read>(
         finish(&table, &structure, hidden, digests)
     })();
     Ok(Made { table, skeleton })
+}
+
+/// The digest of a blob that nobody has named, and of the layer that it holds.
+pub fn digests_of_blob(blob: impl Read, limits: &Limits) -> Result<(Digest, DiffId), TableError> {
+    let mut blob = Blob::open(blob, limits.uncompressed_bytes).map_err(TableError::Io)?;
+    io::copy(&mut blob, &mut io::sink()).map_err(|error| match blob.stopped() {
+        Some(Stop::Compression) => TableError::Compression(error),
+        Some(Stop::Limit) => TableError::LayerTooLarge(limits.uncompressed_bytes),
+        Some(Stop::Source) | None => TableError::Io(error),
+    })?;
+    blob.finish().map_err(TableError::Io)
 }
 
 fn finish(

@@ -34,6 +34,6 @@ mod prove;
 mod tests;
 
 pub use file::{Skeleton, SkeletonError};
-pub use make::{Digests, Made, Unmade, make};
+pub use make::{Digests, Made, Unmade, digests_of_blob, make};
 pub use plan::Plan;
 pub use prove::{Contents, Differing, Failure, Inode, ProofError, Unfit};

@@ -95,6 +95,18 @@ pub enum ProofError {
     Failed(Failure),
 }
 
+impl ProofError {
+    /// The reason's name in findings.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "proof-failed",
+            Self::NotReassemblable(_) => "not-reassemblable",
+            Self::Stopped => "deadline",
+            Self::Archive(_) | Self::TooLarge(_) | Self::Unplaceable(_) => "skeleton-refused",
+        }
+    }
+}
+
 impl From<Damage> for ProofError {
     fn from(damage: Damage) -> Self {
         Self::Unplaceable(damage.into())

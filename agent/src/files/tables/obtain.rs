@@ -1,0 +1,79 @@
+//! Where a table comes from that is not kept yet: the layer's blob, else a skeleton and a proof; and the
+//! note of which it was. What would have to be fetched is not fetched here, only named ([`super::Wanted`]).
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use holdfast_core::digest::DiffId;
+use holdfast_core::finding::Basis;
+use holdfast_core::layer::skeleton::{self, Digests, Made};
+use holdfast_core::layer::{ExpectedTree, FileTable};
+
+use super::{Asking, Layer, Tables, Unavailable};
+use crate::files::atomic::write_beside;
+use crate::files::proofs::NotProved;
+use crate::files::refusals::Asked;
+
+impl Tables {
+    /// The table that the blob gives, if there is a blob; its skeleton is kept.
+    pub(super) fn build(
+        &self,
+        layer: &Layer,
+        asking: Asking<'_>,
+    ) -> Result<Option<FileTable>, Unavailable> {
+        let unreadable = |error| Unavailable::BlobUnreadable(layer.blob, error);
+        let open = || (asking.open_blob)(layer.blob);
+        let Some(blob) = open().map_err(unreadable)? else {
+            return Ok(None);
+        };
+        let asked = Asked::of(layer, &blob).map_err(unreadable)?;
+        if let Some(error) = self.refused.of(&asked) {
+            return Err(Unavailable::Refused(layer.blob, error));
+        }
+        let mut first = Some(blob);
+        let from_start = || match first.take() {
+            Some(blob) => Ok(blob),
+            None => open()?.ok_or_else(|| io::ErrorKind::NotFound.into()),
+        };
+        let (blob, diff_id) = (layer.blob, layer.diff_id);
+        let Made { table, skeleton } =
+            skeleton::make(from_start, blob, diff_id, &self.limits, Digests::Carried)
+                .map_err(|error| Unavailable::Refused(blob, self.refused.put(asked, error)))?;
+        let kept = skeleton
+            .map_err(io::Error::other)
+            .and_then(|skeleton| self.proofs.skeletons.put(&skeleton));
+        if let Err(error) = kept {
+            tracing::warn!(layer = %diff_id, %error, "No skeleton is kept of a layer.");
+        }
+        Ok(Some(table))
+    }
+
+    pub(super) fn proved(
+        &self,
+        layer: &Layer,
+        parents: &[Arc<ExpectedTree>],
+        asking: Asking<'_>,
+    ) -> Result<FileTable, Unavailable> {
+        let proved = self
+            .proofs
+            .table(layer, parents, &self.limits, asking.is_over);
+        proved.map_err(|why| match why {
+            NotProved::NoSkeleton => Unavailable::BlobAbsent(layer.blob, layer.diff_id),
+            NotProved::Directory(folder, error) => Unavailable::Directory(folder, error),
+            NotProved::Proof(error) => Unavailable::Unproved(layer.diff_id, error),
+        })
+    }
+
+    /// Notes how a table was had; nothing is noted of one from a blob.
+    pub(super) fn note(&self, diff_id: DiffId, basis: Basis) -> io::Result<()> {
+        let path = self.own.join("bases").join(diff_id.0.encoded());
+        match basis {
+            Basis::Reassembled => write_beside(&path, |_empty| Ok(())),
+            _ => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+}
