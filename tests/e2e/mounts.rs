@@ -42,7 +42,7 @@ fn from_the_host(container: &Container, script: &str) {
     );
 }
 
-/// What a mount hides, and what is mounted, as the first finding about a mount says.
+/// What should be there, and what is mounted, as the first finding about a mount says.
 fn told(findings: &[Finding]) -> Option<(&str, &str)> {
     findings.iter().find_map(|finding| match &finding.detail {
         Detail::MountDrift(detail) => Some((detail.says.as_str(), detail.found.as_str())),
