@@ -1,52 +1,46 @@
 //! Reading what a registry answers: every status by its name, bodies within a limit and never
 //! decompressed, digests compared. It asks for nothing itself.
 
-use std::time::Duration;
-
 use holdfast_core::digest::{Digest, DigestError};
 use holdfast_core::trust::classic::MANIFEST_TYPES;
 use reqwest::Response;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 
 use crate::error::FetchError;
-use crate::lane::Lane;
 
 /// Media types of an index, beside those of a manifest.
 const INDEX_TYPES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
+
 /// Bytes and the headers that came with them.
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Names each status, and reads the body of a good one.
-pub(crate) async fn receive(
-    response: Response,
-    limit: usize,
-    lane: &Lane,
-) -> Result<Answer, FetchError> {
-    match response.status().as_u16() {
-        200 => {
-            let headers = response.headers().clone();
-            let bytes = read(response, limit).await?;
-            Ok(Answer { headers, bytes })
-        }
-        401 => Err(FetchError::Unauthorized),
-        403 => Err(FetchError::Forbidden),
-        404 => Err(FetchError::NotFound),
-        429 => Err(lane.rate_limited(retry_after(response.headers()))),
-        status @ 500.. => Err(FetchError::Server(status)),
-        status => Err(FetchError::Status(status)),
+/// What a status other than a good one means.
+pub(crate) const fn named(status: u16) -> FetchError {
+    match status {
+        401 => FetchError::Unauthorized,
+        403 => FetchError::Forbidden,
+        404 => FetchError::NotFound,
+        500.. => FetchError::Server(status),
+        status => FetchError::Status(status),
     }
+}
+
+/// Compressed bytes were not asked for: they are small on the wire, and without bound in memory.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    encodings.any(|encoding| encoding != "identity")
 }
 
 /// At most `limit` bytes of a body that is not compressed.
 pub(crate) async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, FetchError> {
-    let encodings = response.headers().get_all(CONTENT_ENCODING);
-    if encodings.iter().any(|encoding| encoding != "identity") {
+    if is_encoded(response.headers()) {
         return Err(FetchError::Encoded);
     }
     let too_large = FetchError::TooLarge { limit };
@@ -68,26 +62,33 @@ pub(crate) async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-pub(crate) fn checked(bytes: Vec<u8>, due: Digest) -> Result<Vec<u8>, FetchError> {
-    let actual = Digest::of(&bytes);
+pub(crate) fn checked(actual: Digest, due: Digest) -> Result<(), FetchError> {
     if actual == due {
-        Ok(bytes)
+        Ok(())
     } else {
         Err(FetchError::WrongDigest { due, actual })
     }
 }
 
+/// Whether the answer is a manifest or an index, by its media type.
 pub(crate) fn is_manifest(headers: &HeaderMap) -> bool {
-    let Some(text) = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
-        return false;
-    };
-    let media_type = text.split(';').next().unwrap_or_default().trim();
-    MANIFEST_TYPES
+    media_type(headers)
+        .is_some_and(|found| is_one_of(found, MANIFEST_TYPES) || is_one_of(found, INDEX_TYPES))
+}
+
+/// Whether the answer is an index, by its media type.
+pub(crate) fn is_index(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|found| is_one_of(found, INDEX_TYPES))
+}
+
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(text.split(';').next().unwrap_or_default().trim())
+}
+
+fn is_one_of(media_type: &str, known: [&str; 2]) -> bool {
+    known
         .iter()
-        .chain(&INDEX_TYPES)
         .any(|known| media_type.eq_ignore_ascii_case(known))
 }
 
@@ -100,10 +101,4 @@ pub(crate) fn named_digest(headers: &HeaderMap, actual: Digest) -> Option<Digest
         Err(DigestError::Algorithm) => Some(actual),
         Err(DigestError::Encoding) => Some(Digest::of(b"")),
     }
-}
-
-/// Seconds alone: a date would need a clock, and every registry that limits sends seconds.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }

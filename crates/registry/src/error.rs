@@ -2,6 +2,8 @@
 //!
 //! What a registry wrote is never quoted here: only its host, its status and our own words.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_core::digest::Digest;
@@ -18,6 +20,104 @@ pub enum SetupError {
     /// No usable TLS: most likely the system has no certificates.
     #[error("HTTP client cannot be made: {0}")]
     Http(#[from] reqwest::Error),
+    /// A file that says how registries are asked cannot be used.
+    #[error(transparent)]
+    Fault(#[from] SetupFault),
+}
+
+/// What is wrong with a file that says how registries are asked. Of the file's content nothing is
+/// quoted: it holds passwords.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupFault {
+    /// It cannot be read.
+    #[error("{0}: {1}")]
+    Unreadable(PathBuf, io::ErrorKind),
+    /// It is longer than such a file can be.
+    #[error("{0} is longer than {1} bytes")]
+    TooLong(PathBuf, u64),
+    /// It is not of its format.
+    #[error("{file}:{line}:{column}: {what}")]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// Column of the fault, from 1.
+        column: usize,
+        /// What is wrong there.
+        what: Wrong,
+    },
+    /// A certificate or key that it names cannot be used.
+    #[error("{0}: not a PEM certificate or key that can be used")]
+    Pem(PathBuf),
+    /// A host is to be asked without authenticating it, and that was not allowed here.
+    #[error("{file}: {host} is not authenticated, and is not listed in insecure-registries")]
+    Insecure {
+        /// The file that wants it.
+        file: PathBuf,
+        /// The host.
+        host: String,
+    },
+    /// A credential helper gives no credentials.
+    #[error("credential helper {name:?}: {error}")]
+    Helper {
+        /// Its name, as the file has it.
+        name: String,
+        /// Why.
+        error: ProgramError,
+    },
+}
+
+/// What is wrong at one place of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// Not TOML or JSON, or a value of another type than is due.
+    #[error("not of the due form")]
+    Form,
+    /// A text that should be a URL with a host.
+    #[error("not a URL of a registry")]
+    Url,
+    /// Neither pull, resolve, referrers nor push.
+    #[error("unknown capability")]
+    Capability,
+    /// A header that HTTP does not have.
+    #[error("not an HTTP header")]
+    Header,
+    /// A length of time that cannot be read.
+    #[error("not a length of time")]
+    Duration,
+    /// More hosts than anybody asks one after the other.
+    #[error("too many hosts")]
+    Hosts,
+    /// Credentials that are not `user:password` in base64.
+    #[error("auth is not base64 of user:password")]
+    Auth,
+    /// A name that would lead out of the folders for helpers.
+    #[error("not the name of a credential helper")]
+    Helper,
+}
+
+/// Why a credential helper gives no credentials. What it wrote is never shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramError {
+    /// None of the folders has it.
+    #[error("not found in credential-helpers")]
+    Absent,
+    /// It cannot be started, or talked to.
+    #[error("cannot be run: {0}")]
+    Run(io::ErrorKind),
+    /// It did not end in time, and was ended.
+    #[error("no answer in time")]
+    Timeout,
+    /// It failed.
+    #[error("failed")]
+    Failed,
+    /// It wrote more than credentials can have.
+    #[error("answer is too long")]
+    TooLong,
+    /// It wrote something else than credentials.
+    #[error("answer holds no credentials")]
+    Answer,
 }
 
 /// Why an object could not be fetched.
@@ -80,6 +180,66 @@ pub enum FetchError {
     /// Registry and repository do not make a URL.
     #[error("reference makes no URL")]
     Url,
+    /// More or fewer bytes than the manifest says.
+    #[error("has {actual} bytes, due are {due}")]
+    WrongLength {
+        /// What the manifest says.
+        due: u64,
+        /// What came, or was announced.
+        actual: u64,
+    },
+    /// Asked for the rest of a blob, the registry sent something else.
+    #[error("answer is not the range that was asked for")]
+    WrongRange,
+    /// A list has more pages, and they cannot be had.
+    #[error("next page of the list: {0}")]
+    Page(PageError),
+    /// The host failed so often that it is left alone for a while.
+    #[error("host is left alone after failures, the last: {after}")]
+    LeftAlone {
+        /// The last failure.
+        after: Box<Self>,
+    },
+    /// So many of our own requests to this host wait that this one would not be sent in time.
+    #[error("too many requests to this host are waiting")]
+    Busy,
+    /// At a mirror, which the origin did not make up for.
+    #[error("mirror {host}: {error}")]
+    Mirror {
+        /// Its host.
+        host: String,
+        /// What happened there.
+        error: Box<Self>,
+    },
+    /// The node's own files do not let us ask.
+    #[error("{0}")]
+    Setup(SetupFault),
+    /// No host may be asked for this: `hosts.toml` gives none the capability.
+    #[error("hosts.toml allows no host to be asked for this")]
+    NoHost,
+    /// The bytes that may be fetched in an hour are used up.
+    #[error("the bytes that may be fetched in an hour are used up")]
+    OverAllowance,
+    /// Our own disk.
+    #[error("cannot be kept: {0}")]
+    Disk(io::ErrorKind),
+}
+
+/// Why a list ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// The `Link` header cannot be read.
+    #[error("malformed Link")]
+    Malformed,
+    /// It leads to another host.
+    #[error("on another host")]
+    OtherHost,
+    /// It leads back.
+    #[error("seen before")]
+    Again,
+    /// More pages than are read.
+    #[error("too many")]
+    TooMany,
 }
 
 /// Why there is no token.
@@ -145,14 +305,24 @@ impl FetchError {
                 | Self::RateLimited { .. }
                 | Self::Server(_)
                 | Self::Token(_)
+                | Self::LeftAlone { .. }
+                | Self::Busy
+                | Self::Setup(_)
+                | Self::NoHost
         )
     }
 
+    /// Whether it speaks against the host: a registry that answers, whatever it says, is there.
+    pub(crate) const fn is_failure_of_host(&self) -> bool {
+        matches!(self, Self::Connection(_) | Self::Timeout | Self::Server(_))
+    }
+
     /// The cause as evidence names it.
-    const fn cause(&self) -> Cause {
+    fn cause(&self) -> Cause {
         match self {
+            Self::LeftAlone { after: error } | Self::Mirror { error, .. } => error.cause(),
             Self::Connection(_) => Cause::Unreachable,
-            Self::Timeout => Cause::Timeout,
+            Self::Timeout | Self::Busy => Cause::Timeout,
             Self::Unauthorized | Self::Forbidden | Self::Token(TokenError::Status(401 | 403)) => {
                 Cause::Denied
             }
@@ -162,10 +332,13 @@ impl FetchError {
             | Self::Status(_)
             | Self::Url
             | Self::Token(TokenError::Status(500..)) => Cause::ServerError,
-            Self::Token(_) | Self::WrongType | Self::Encoded => Cause::WrongAnswer,
+            Self::Token(_) | Self::WrongType | Self::Encoded | Self::WrongRange | Self::Page(_) => {
+                Cause::WrongAnswer
+            }
             Self::Redirect(_) => Cause::Redirect,
             Self::TooLarge { .. } => Cause::TooLarge,
-            Self::WrongDigest { .. } => Cause::WrongDigest,
+            Self::WrongDigest { .. } | Self::WrongLength { .. } => Cause::WrongDigest,
+            Self::Setup(_) | Self::NoHost | Self::OverAllowance | Self::Disk(_) => Cause::Setup,
         }
     }
 

@@ -8,19 +8,41 @@
 //!                             └─▶ discover ─▶ Client ─▶ registry
 //! ```
 
+mod access;
+mod allowance;
 mod answer;
 mod auth;
+mod breaker;
 mod cached;
 mod client;
 mod discover;
+mod download;
+mod endpoint;
 mod error;
+mod flight;
+mod hosts;
 mod lane;
 mod layout;
+mod pace;
+mod referrers;
+mod retry;
+mod retry_after;
+mod setup;
 mod source;
+mod stream;
+mod transport;
 
-pub use auth::Credentials;
+pub use access::{Access, Timing};
+pub use allowance::Allowance;
+pub use auth::Keyring;
 pub use cached::Cached;
-pub use client::{Access, Client, Manifest};
-pub use error::{FetchError, SetupError};
+pub use client::{Client, Manifest};
+pub use download::Downloads;
+pub use error::{
+    FetchError, PageError, ProgramError, RedirectError, SetupError, SetupFault, TokenError, Wrong,
+};
 pub use layout::Layout;
-pub use source::{Look, SignatureSource, Sources, collect};
+pub use pace::Pace;
+pub use referrers::{MAX_REFERRERS, Referrer, Referrers, is_about, referrers_tag};
+pub use source::{Look, SignatureSource, Sources, collect, repositories};
+pub use stream::{Blob, BlobReader, BlobStream, Offers};

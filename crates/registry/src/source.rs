@@ -125,7 +125,7 @@ pub async fn collect<N: AsRef<str>>(
 }
 
 /// The repositories that the names mean, each once, in their order.
-fn repositories<N: AsRef<str>>(names: &[N]) -> Vec<Repository> {
+pub fn repositories<N: AsRef<str>>(names: &[N]) -> Vec<Repository> {
     let mut repositories: Vec<Repository> = Vec::new();
     for name in names.iter().map(AsRef::as_ref) {
         // An image ID, which CRI stores as a name, would mean a repository `sha256` of Docker Hub.

@@ -44,6 +44,8 @@ pub enum Cause {
     Layout,
     /// No place to look at is known or allowed.
     NoSource,
+    /// What the node's own files say about the registry cannot be used: `hosts.toml`, credentials.
+    Setup,
 }
 
 impl Cause {
@@ -62,6 +64,7 @@ impl Cause {
             Self::Redirect => "redirect",
             Self::Layout => "layout",
             Self::NoSource => "no-source",
+            Self::Setup => "registry-setup",
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use holdfast_core::digest::Digest;
 use holdfast_core::reference::Repository;
 use holdfast_core::trust::Looked;
-use holdfast_registry::{Access, Client, SignatureSource, Sources};
+use holdfast_registry::{Access, Client, SignatureSource, Sources, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -135,7 +135,10 @@ pub(crate) async fn look(host: &str) -> Looked {
 /// The same with a deadline that a server which never answers runs into.
 pub(crate) async fn look_briefly(host: &str) -> Looked {
     let access = Access {
-        deadline: Duration::from_millis(300),
+        timing: Timing {
+            object: Duration::from_millis(300),
+            ..Timing::default()
+        },
         ..plain(&[host])
     };
     look_with(access, host).await

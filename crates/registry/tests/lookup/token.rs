@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
 use holdfast_core::trust::Cause;
-use holdfast_registry::{Access, Credentials};
+use holdfast_registry::{Access, Keyring};
+use tempfile::TempDir;
 
 use crate::forge::SigningKey;
 use crate::liar::{Asked, Liar, Reply, body, honest, look, look_with, plain, status, with};
@@ -14,15 +15,21 @@ use crate::told;
 /// `user:secret`
 const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
 
-fn with_credentials(access: Access, host: &str) -> Access {
-    let credentials = Credentials {
-        username: "user".to_owned(),
-        password: "secret".to_owned(),
-    };
-    Access {
-        credentials: [(host.to_owned(), credentials)].into(),
+/// Access with these credentials, as the file's text.
+fn with_file(access: Access, config: &str) -> (TempDir, Access) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, config).unwrap();
+    let access = Access {
+        keyring: Keyring::new(file, vec![folder.path().to_owned()]),
         ..access
-    }
+    };
+    (folder, access)
+}
+
+fn with_credentials(access: Access, host: &str) -> (TempDir, Access) {
+    let config = format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpzZWNyZXQ="}}}}}}"#);
+    with_file(access, &config)
 }
 
 fn challenge(realm: &str) -> Reply {
@@ -80,7 +87,8 @@ async fn credentials_go_to_the_registrys_own_token_endpoint() {
     let host = &registry.host;
 
     let anonymous = look(host).await;
-    let known = look_with(with_credentials(plain(&[host]), host), host).await;
+    let (_folder, access) = with_credentials(plain(&[host]), host);
+    let known = look_with(access, host).await;
 
     assert_eq!(told(&anonymous), (0, vec![Cause::Denied]));
     assert_eq!(told(&known), (1, vec![]));
@@ -96,7 +104,8 @@ async fn a_password_answers_a_basic_challenge() {
     .await;
     let host = &registry.host;
 
-    let known = look_with(with_credentials(plain(&[host]), host), host).await;
+    let (_folder, access) = with_credentials(plain(&[host]), host);
+    let known = look_with(access, host).await;
 
     assert_eq!(told(&known), (1, vec![]));
     assert_eq!(told(&look(host).await), (0, vec![Cause::Denied]));
@@ -157,7 +166,8 @@ async fn a_challenge_in_plain_http_does_not_send_the_password_to_another_host() 
     let registry = Liar::start(move |_| challenge(&realm)).await;
     let access = plain(&[&registry.host, &thief.host]);
 
-    let looked = look_with(with_credentials(access, &registry.host), &registry.host).await;
+    let (_folder, access) = with_credentials(access, &registry.host);
+    let looked = look_with(access, &registry.host).await;
 
     assert_eq!(told(&looked), (0, vec![Cause::Denied]));
     let asked = thief.asked();
@@ -186,7 +196,8 @@ async fn neither_password_nor_token_follows_a_redirect_to_another_host() {
     .await;
     let access = plain(&[&registry.host, &storage.host]);
 
-    let looked = look_with(with_credentials(access, &registry.host), &registry.host).await;
+    let (_folder, access) = with_credentials(access, &registry.host);
+    let looked = look_with(access, &registry.host).await;
 
     assert_eq!(told(&looked), (1, vec![]));
     let asked = storage.asked();
@@ -207,7 +218,8 @@ async fn the_challenge_of_another_host_is_not_answered() {
     let registry = Liar::start(move |_| with(status(302), "location", &elsewhere)).await;
     let access = plain(&[&registry.host, &thief.host]);
 
-    let looked = look_with(with_credentials(access, &registry.host), &registry.host).await;
+    let (_folder, access) = with_credentials(access, &registry.host);
+    let looked = look_with(access, &registry.host).await;
 
     assert_eq!(told(&looked), (0, vec![Cause::Denied]));
     assert_eq!(thief.asked().len(), 1);
