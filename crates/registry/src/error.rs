@@ -231,6 +231,9 @@ pub enum PageError {
     /// The `Link` header cannot be read.
     #[error("malformed Link")]
     Malformed,
+    /// The registry does not have it, though it has named it.
+    #[error("not found (404)")]
+    Missing,
     /// It leads to another host.
     #[error("on another host")]
     OtherHost,

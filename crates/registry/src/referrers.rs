@@ -177,7 +177,11 @@ impl Client {
             }
             seen.push(next.clone());
             ask.url = next;
-            answer = self.answer(&ask, MAX_MANIFEST).await?;
+            answer = match self.answer(&ask, MAX_MANIFEST).await {
+                // Only of the first page is it an answer.
+                Err(FetchError::NotFound) => return Err(FetchError::Page(PageError::Missing)),
+                answer => answer?,
+            };
         }
     }
 }

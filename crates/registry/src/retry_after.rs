@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
-/// HTTP's date is that of mail, in GMT.
-static DATES: DateTimeParser = DateTimeParser::new();
+/// HTTP's date is that of mail, in GMT. A wrong day of the week changes nothing.
+static DATES: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
 
 /// The pause that an answer asks for; `None` when it asks for none that can be read.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -24,9 +24,11 @@ pub(crate) type Reply = Response<Body>;
 /// One request as the server saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
@@ -48,14 +50,13 @@ impl Liar {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (notes, reply) = (Arc::clone(&asked), Arc::new(reply));
         let app = Router::new().fallback(move |request: Request| {
-            let asked = Asked {
-                path: request.uri().path().to_owned(),
-                query: request.uri().query().unwrap_or_default().to_owned(),
-                headers: request.headers().clone(),
-            };
-            let answer = reply(&asked);
-            notes.lock().unwrap().push(asked);
-            std::future::ready(answer)
+            let (notes, reply) = (Arc::clone(&notes), Arc::clone(&reply));
+            async move {
+                let asked = take(request).await;
+                let answer = reply(&asked);
+                notes.lock().unwrap().push(asked);
+                answer
+            }
         });
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -76,6 +77,17 @@ impl Liar {
     }
 }
 
+async fn take(request: Request) -> Asked {
+    let (head, body) = request.into_parts();
+    Asked {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        body: axum::body::to_bytes(body, 1 << 20).await.unwrap().into(),
+    }
+}
+
 /// A server that reads a request and then does `answer` with the connection.
 pub(crate) async fn raw<F, A>(answer: A) -> (String, JoinSet<()>)
 where
@@ -89,7 +101,8 @@ where
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = vec![0; 4096];
-            let length = stream.read(&mut head).await.unwrap();
+            // Who closes at once has asked for nothing.
+            let length = stream.read(&mut head).await.unwrap_or_default();
             head.truncate(length);
             connections.spawn(answer(stream, head));
         }

@@ -7,13 +7,27 @@
 mod forge;
 mod liar;
 
+mod flow;
 mod folder;
+mod mirror;
+mod referrer;
 mod refused;
 mod registry;
+mod stream;
+mod tls;
 mod token;
 
 use holdfast_core::digest::Digest;
 use holdfast_core::trust::{Cause, Looked};
+
+use std::path::Path;
+
+/// Writes what `hosts.toml` says of a registry below a `certs.d` folder.
+fn write_hosts(certs: &Path, registry: &str, text: &str) {
+    let folder = certs.join(registry);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("hosts.toml"), text).unwrap();
+}
 
 /// The image whose signatures are looked for.
 fn subject() -> Digest {

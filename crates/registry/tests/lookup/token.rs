@@ -1,5 +1,6 @@
 //! The token dance, and that no credential and no token reaches another host.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
@@ -224,4 +225,87 @@ async fn the_challenge_of_another_host_is_not_answered() {
     assert_eq!(told(&looked), (0, vec![Cause::Denied]));
     assert_eq!(thief.asked().len(), 1);
     assert_eq!(thief.asked()[0].header("authorization"), None);
+}
+
+/// A registry whose token endpoint gives `good` to whoever posts the refresh token `refresh`.
+async fn refreshing() -> Liar {
+    guarded(|asked| {
+        let form = String::from_utf8(asked.body.clone()).unwrap();
+        let is_due = asked.method == "POST"
+            && asked.header("content-type") == Some("application/x-www-form-urlencoded")
+            && form.contains("grant_type=refresh_token")
+            && form.contains("scope=repository%3Ateam%2Fapp%3Apull")
+            && form.ends_with("&refresh_token=refresh");
+        if is_due {
+            json(r#"{"access_token":"good","refresh_token":"next"}"#)
+        } else {
+            status(401)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_posted_and_stands_in_no_url_and_no_header() {
+    let registry = refreshing().await;
+    let host = &registry.host;
+    let config = format!(r#"{{"auths":{{"{host}":{{"identitytoken":"refresh"}}}}}}"#);
+    let (_folder, access) = with_file(plain(&[host]), &config);
+
+    assert_eq!(told(&look_with(access, host).await), (1, vec![]));
+
+    for asked in registry.asked() {
+        let shown = format!("{:?} {:?}", asked.query, asked.headers);
+        assert!(!shown.contains("refresh"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_ready_token_is_used_as_it_is() {
+    let registry = guarded(|_| status(500)).await;
+    let host = &registry.host;
+    let config = format!(r#"{{"auths":{{"{host}":{{"registrytoken":"good"}}}}}}"#);
+    let (_folder, access) = with_file(plain(&[host]), &config);
+    assert_eq!(told(&look_with(access, host).await), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_helper_gives_what_the_file_does_not_hold() {
+    let registry = refreshing().await;
+    let host = &registry.host;
+    let config = format!(r#"{{"credHelpers":{{"{host}":"test"}}}}"#);
+    let (folder, access) = with_file(plain(&[host]), &config);
+    let failed = look_with(access.clone(), host).await;
+    assert_eq!(told(&failed), (0, vec![Cause::Setup]), "there is no helper");
+
+    let program = folder.path().join("docker-credential-test");
+    let script = "#!/bin/sh\necho '{\"Username\":\"<token>\",\"Secret\":\"refresh\"}'\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(told(&look_with(access, host).await), (1, vec![]));
+}
+
+#[tokio::test]
+async fn credentials_of_one_host_are_not_shown_to_another() {
+    let registry = guarded(|asked| match asked.header("authorization") {
+        Some(_) => status(400),
+        None => json(r#"{"token":"good"}"#),
+    })
+    .await;
+    let (_folder, access) = with_credentials(plain(&[&registry.host]), "other.example");
+    let looked = look_with(access, &registry.host).await;
+    assert_eq!(told(&looked), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_password_that_was_asked_for_once_is_sent_with_the_next_request() {
+    let object = signed(&SigningKey::generate().unwrap());
+    let registry = Liar::start(move |asked| match asked.header("authorization") {
+        Some(BASIC) => honest(&object, asked),
+        _ => with(status(401), "www-authenticate", "Basic realm=\"r\""),
+    })
+    .await;
+    let (_folder, access) = with_credentials(plain(&[&registry.host]), &registry.host);
+    assert_eq!(told(&look_with(access, &registry.host).await), (1, vec![]));
+    assert_eq!(registry.asked().len(), 3, "tag, tag again, payload");
 }
