@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_daemon::logging::Log;
+use holdfast_registry::Registries;
 use serde::Deserialize;
 
 /// Where the file is looked for.
@@ -28,8 +29,12 @@ pub struct Config {
     pub containerd: Containerd,
     /// How often what is looked at.
     pub scan: Scan,
+    /// What layers are compared with when their blobs are not here.
+    pub content: Content,
     /// Whose signatures count.
     pub trust: Trust,
+    /// How registries are asked.
+    pub registry: Registries,
     /// Where findings go.
     pub report: Report,
     /// The admin endpoint.
@@ -100,6 +105,25 @@ impl Default for Scan {
             lower_interval: Interval::seconds(24 * 3600),
             list_interval: Interval::seconds(60),
             look_deadline: Interval::seconds(600),
+        }
+    }
+}
+
+/// What layers are compared with when their blobs are not here.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Content {
+    /// Whether blobs of layers are fetched from the image's registry: each is read once, and not kept.
+    pub registry: bool,
+    /// What may be fetched in an hour.
+    pub registry_bytes_per_hour: NonZeroU64,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self {
+            registry: false,
+            registry_bytes_per_hour: NonZeroU64::MIN.saturating_add((2 << 30) - 1),
         }
     }
 }
@@ -229,6 +253,8 @@ mod tests {
         let config: Config = toml::from_str("").unwrap();
         assert_eq!(config.scan.upper_interval, Interval::seconds(10));
         assert_eq!(config.report.spool_bytes.get(), 256 << 20);
+        assert!(!config.content.registry, "a node fetches no layers unasked");
+        assert_eq!(config.content.registry_bytes_per_hour.get(), 2 << 30);
         assert_eq!(config.admin.listen.to_string(), "127.0.0.1:7402");
     }
 

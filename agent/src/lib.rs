@@ -172,7 +172,7 @@ fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, Age
         content: Arc::new(Content::new(tables, workers.clone())),
         workers,
         keep: Keep::new(state).map_err(failed)?,
-        trust: Trust::load(&config.trust)?,
+        trust: Trust::load(&config.trust, &trust::client(config)?)?,
         metrics,
         expected_namespaces: config.containerd.expected_namespaces.clone(),
         deadline: config.scan.look_deadline.get(),

@@ -12,7 +12,7 @@ use holdfast_core::digest::Digest;
 use holdfast_core::trust::policy::{MAX_FILE, PolicyError};
 use holdfast_core::trust::{Evidence, PolicySet};
 use holdfast_daemon::capped;
-use holdfast_registry::{Access, Cached, Client, Layout, SetupError, Sources, collect};
+use holdfast_registry::{Cached, Client, Layout, SetupError, Sources, collect};
 
 use crate::config;
 
@@ -69,26 +69,30 @@ pub struct Trust {
     sources: Cached<Sources>,
 }
 
+/// The program's one client of registries; a broken file about them is an error at the start.
+pub fn client(config: &config::Config) -> Result<Client, TrustError> {
+    let access = config.registry.access(&config.trust.insecure_registries);
+    Ok(Client::new(access)?)
+}
+
 impl Trust {
     /// Reads the policies; a refused one is an error at the start, where a person is looking.
-    pub fn load(config: &config::Trust) -> Result<Self, TrustError> {
+    pub fn load(config: &config::Trust, client: &Client) -> Result<Self, TrustError> {
         let paths = vec![config.policy_directory.clone()];
         Self::of(
             paths,
             &config.layouts,
-            config
-                .registry
-                .then_some(config.insecure_registries.as_slice()),
+            config.registry.then(|| client.clone()),
             Missing::HoldsNone,
         )
     }
 
-    /// The policies of `paths`, files or folders. `registry`: whether registries are asked, and which of
-    /// them over plain HTTP. `missing`: what a path means that is not there.
+    /// The policies of `paths`, files or folders. `client`: asks registries, if they may be asked.
+    /// `missing`: what a path means that is not there.
     pub fn of(
         paths: Vec<PathBuf>,
         layouts: &[PathBuf],
-        registry: Option<&[String]>,
+        client: Option<Client>,
         missing: Missing,
     ) -> Result<Self, TrustError> {
         let files = read_files(&paths, missing)?;
@@ -97,13 +101,6 @@ impl Trust {
             generation: 1,
             digest: digest_of(&files),
         };
-        let access = |insecure: &[String]| Access {
-            insecure: insecure.iter().cloned().collect(),
-            ..Access::default()
-        };
-        let client = registry
-            .map(|insecure| Client::new(access(insecure)))
-            .transpose()?;
         let sources = Cached::new(Sources::new(
             layouts.iter().cloned().map(Layout::new).collect(),
             client,

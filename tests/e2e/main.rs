@@ -21,6 +21,7 @@ mod layers;
 mod life;
 mod monitoring;
 mod mounts;
+mod registry;
 mod scene;
 mod signatures;
 mod unpack;

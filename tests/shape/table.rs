@@ -147,6 +147,9 @@ pub(crate) const CRATES: &[(&str, &[&str])] = &[
     (
         "holdfast_registry",
         &[
+            // `[registry]` is the same in both programs.
+            "agent/config",
+            "collector/config",
             "agent/files",
             "agent/inspect",
             "agent/trust",

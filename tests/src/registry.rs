@@ -1,7 +1,7 @@
 //! Debian's docker-registry on loopback, with a filesystem store in a folder of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use holdfast_core::digest::Digest;
@@ -28,11 +28,31 @@ impl Registry {
             .prefix("holdfast-registry-")
             .tempdir_in("/var/tmp")
             .unwrap();
+        Self::serve(folder, "").await
+    }
+
+    /// The same store, served anew with this `auth` section: who pushes does so before.
+    pub async fn guarded(self, auth: &str) -> Self {
+        let Self {
+            mut process,
+            folder,
+            ..
+        } = self;
+        process.stop().await;
+        Self::serve(folder, auth).await
+    }
+
+    /// A folder of its own, for files that an `auth` section names.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    async fn serve(folder: TempDir, auth: &str) -> Self {
         let at = folder.path().display();
         let config = format!(
             "version: 0.1\n\
              storage:\n  filesystem:\n    rootdirectory: {at}/store\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:0\n"
+             http:\n  addr: 127.0.0.1:0\n{auth}"
         );
         let file = folder.path().join("config.yml");
         std::fs::write(&file, config).unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use holdfast_core::coverage::ContainerStatus;
 use holdfast_core::finding::{Finding, Severity};
 use holdfast_core::place::{self, Places};
+use holdfast_registry::{Client, Registries};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -207,8 +208,9 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
     };
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
     let tables = Tables::new(&state, agents)?.with_skeletons(selection.skeletons.as_deref());
-    let registry = Some(selection.insecure_registries.as_slice());
     let workers = Workers::default();
+    let access = Registries::default().access(&selection.insecure_registries);
+    let client = Client::new(access).map_err(TrustError::from)?;
     let shared = Shared {
         node: rustix::system::uname()
             .nodename()
@@ -220,7 +222,7 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
         trust: Trust::of(
             selection.policies.clone(),
             &selection.layouts,
-            registry,
+            Some(client),
             Missing::IsRefused,
         )?,
         metrics: Metrics::default(),

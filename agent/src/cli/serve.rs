@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 
 use super::{Exit, complain};
 use crate::config::Config;
-use crate::trust::Trust;
+use crate::trust::{self, Trust};
 use crate::{AgentError, TrustError};
 
 /// Threads that wait for disks: looks, compares, and a few that hang.
@@ -68,7 +68,8 @@ pub(super) fn check_config(file: &Path) -> Exit {
             return Exit::Refused;
         }
     };
-    let policies: Result<usize, TrustError> = Trust::load(&config.trust).map(|trust| {
+    let trust = trust::client(&config).and_then(|client| Trust::load(&config.trust, &client));
+    let policies: Result<usize, TrustError> = trust.map(|trust| {
         let policies = trust.policies();
         let set: &PolicySet = &Arc::clone(&policies).set;
         set.len()

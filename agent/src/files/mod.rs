@@ -9,6 +9,8 @@
 
 mod atomic;
 mod expected;
+pub mod fetch;
+pub mod fetches;
 mod follow;
 mod genuine;
 mod hidden;

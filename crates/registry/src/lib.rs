@@ -15,6 +15,7 @@ mod auth;
 mod breaker;
 mod cached;
 mod client;
+mod config;
 mod discover;
 mod download;
 mod endpoint;
@@ -37,6 +38,7 @@ pub use allowance::Allowance;
 pub use auth::Keyring;
 pub use cached::Cached;
 pub use client::{Client, Manifest};
+pub use config::Registries;
 pub use download::Downloads;
 pub use error::{
     FetchError, PageError, ProgramError, RedirectError, SetupError, SetupFault, TokenError, Wrong,
