@@ -43,18 +43,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use holdfast_core::container::ContainerKey;
+use holdfast_core::layer::FileTable;
 use holdfast_daemon::admin::{self, Admin};
 use holdfast_daemon::readiness::Readiness;
 use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError, stopped};
 use holdfast_daemon::tls::{Reloading, TlsFiles, peer_node};
+use holdfast_registry::{Allowance, Client};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::files::fetch::Fetcher;
+use crate::files::fetches::Fetches;
 use crate::files::keep::Keep;
 use crate::files::tables::Tables;
 use crate::inspect::{Content, Shared};
@@ -105,7 +110,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let admin = Admin::bind(config.admin.listen).await?;
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
 
-    let shared = Arc::new(shared(&config, node, metrics.clone())?);
+    let client = trust::client(&config)?;
+    let shared = Arc::new(shared(&config, node, metrics.clone(), &client)?);
+    if config.content.registry {
+        start_fetching(&config, &shared, client, &mut supervisor);
+    }
     let (ledger, writer) = open_ledger(&config)?;
     let vitals = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
     let known = ledger.known().await.unwrap_or_else(|error| {
@@ -160,7 +169,12 @@ fn open_ledger(config: &Config) -> Result<(Ledger, JoinHandle<()>), LedgerError>
 }
 
 /// What the looks need, whoever asks for them.
-fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, AgentError> {
+fn shared(
+    config: &Config,
+    node: String,
+    metrics: Metrics,
+    client: &Client,
+) -> Result<Shared, AgentError> {
     let state = &config.state.directory;
     let failed = |error| AgentError::State(state.clone(), error);
     make_private(state).map_err(failed)?;
@@ -172,7 +186,7 @@ fn shared(config: &Config, node: String, metrics: Metrics) -> Result<Shared, Age
         content: Arc::new(Content::new(tables, workers.clone())),
         workers,
         keep: Keep::new(state).map_err(failed)?,
-        trust: Trust::load(&config.trust, &trust::client(config)?)?,
+        trust: Trust::load(&config.trust, client)?,
         metrics,
         expected_namespaces: config.containerd.expected_namespaces.clone(),
         deadline: config.scan.look_deadline.get(),
@@ -185,6 +199,22 @@ fn make_private(folder: &Path) -> std::io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
+}
+
+/// Layers whose blobs are not on the node come from their registries.
+fn start_fetching(
+    config: &Config,
+    shared: &Arc<Shared>,
+    client: Client,
+    supervisor: &mut Supervisor,
+) {
+    let allowance = Allowance::new(config.content.registry_bytes_per_hour);
+    let fetcher = Fetcher::new(client, allowance, Handle::current());
+    let content = Arc::clone(&shared.content);
+    let keep = Arc::new(move |table: &FileTable| content.keep_fetched(table));
+    let (list, worker) = Fetches::new(fetcher, keep);
+    shared.content.fetch_with(list);
+    supervisor.spawn("fetches", worker.run(supervisor.stop()));
 }
 
 /// Sink and uplink. Gives where the uplink's vital signs are put, and its state.

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Response, StatusCode};
 use holdfast_agent::files::fetch::{Fetcher, NotFetched, Remote};
-use holdfast_agent::files::fetches::{Fetches, Keep, Progress};
+use holdfast_agent::files::fetches::{FetchProgress, Fetches, Keep};
 use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::{FileTable, Limits, TableError};
 use holdfast_registry::{Access, Allowance, Blob, Client, FetchError};
@@ -239,7 +239,7 @@ async fn a_look_names_a_layer_and_finds_its_table_later() {
     let (fetches, worker) = Fetches::new(fetcher(&[&registry], 1 << 30), keep);
     for _ in 0..3 {
         let asked = fetches.ask(remote(&layer, &[&registry]));
-        assert!(matches!(asked, Progress::UnderWay));
+        assert!(matches!(asked, FetchProgress::UnderWay));
     }
     let stop = watch::Sender::new(false);
     let mut running = JoinSet::new();
@@ -266,7 +266,7 @@ async fn a_failure_is_told_to_who_asks_and_not_tried_again_at_once() {
     running.spawn(worker.run(stop.subscribe()));
 
     let error = loop {
-        if let Progress::Failed(error) = fetches.ask(remote(&layer, &[&registry])) {
+        if let FetchProgress::Failed(error) = fetches.ask(remote(&layer, &[&registry])) {
             break error;
         }
         tokio::task::yield_now().await;
@@ -274,7 +274,7 @@ async fn a_failure_is_told_to_who_asks_and_not_tried_again_at_once() {
     assert!(matches!(*error, NotFetched::Fetch(FetchError::NotFound)));
     for _ in 0..3 {
         let again = fetches.ask(remote(&layer, &[&registry]));
-        assert!(matches!(again, Progress::Failed(_)));
+        assert!(matches!(again, FetchProgress::Failed(_)));
     }
     stop.send_replace(true);
     running.join_all().await;

@@ -10,9 +10,11 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use holdfast_core::digest::Digest;
+use holdfast_core::finding::Basis;
 use holdfast_core::reference::Repository;
 use holdfast_registry::{Access, Blob, Client, Downloads, FetchError, Keyring, referrers_tag};
-use holdfast_tests::image::{self, Image, Layout};
+use holdfast_tests::agent::Agent;
+use holdfast_tests::image::{self, Digests, Image, Layout};
 use holdfast_tests::layer::{Entry, Layer};
 use holdfast_tests::registry::Registry;
 use serde_json::json;
@@ -203,6 +205,67 @@ async fn referrers_are_found_by_the_tag_that_stands_in_for_the_api() {
 
     let one = client.referrers(&repository, scene.manifest).await.unwrap();
     assert_eq!(one.first[0].digest, scene.manifest);
+}
+
+/// An agent that may fetch layers, on a node that has lost the blobs of a running image.
+async fn fetching(
+    registry: &Registry,
+    lose: impl FnOnce(&Digests),
+) -> (crate::scene::Scene, Agent) {
+    let scene = crate::scene::Scene::start().await;
+    let image = Image::busybox([Entry::file("opt/app/own", "own")]);
+    let name = registry.reference("team/app:1");
+    let mut layout = Layout::new();
+    let digests = layout.add(&image, &name);
+    registry.push(&layout, &name, "team/app:1").await;
+    scene.import(&image, &name);
+    scene
+        .containerd
+        .ctr()
+        .run(&name, "one")
+        .exec("rm /opt/app/own");
+    for layer in &digests.layers {
+        std::fs::remove_file(scene.containerd.blob(*layer)).unwrap();
+    }
+    lose(&digests);
+    let insecure = format!(
+        "registry = false\ninsecure-registries = [\"{}\"]\n",
+        registry.address()
+    );
+    let agent = Agent::start(|folder| {
+        let config = scene
+            .config(folder)
+            .replace("registry = false\n", &insecure);
+        format!("{config}[content]\nregistry = true\n")
+    });
+    (scene, agent)
+}
+
+#[tokio::test]
+async fn an_agent_that_may_fetches_the_layers_that_its_node_lacks() {
+    let registry = Registry::start().await;
+    let (_scene, mut agent) = fetching(&registry, |_| ()).await;
+    let due = ["file-drift removed data /opt/app/own warning one"];
+    crate::scene::assert_open(&mut agent, &due).await;
+    assert_eq!(agent.open()[0].basis, Some(Basis::RegistryBlob));
+}
+
+#[tokio::test]
+async fn a_layer_that_the_registry_lacks_too_stays_unverifiable_and_says_so() {
+    let registry = Registry::start().await;
+    let lose = |digests: &Digests| std::fs::remove_file(registry.blob(digests.layers[0])).unwrap();
+    let (_scene, mut agent) = fetching(&registry, lose).await;
+    let due = [
+        "unverifiable files blob-absent - info one",
+        "unverifiable layers blob-absent - info one",
+    ];
+    crate::scene::assert_open(&mut agent, &due).await;
+    let told = holdfast_tests::wait::until("the registry's answer is told", async || {
+        let open = serde_json::to_string(&agent.open()).unwrap();
+        open.contains("from its registry: not found (404)")
+            .then_some(())
+    });
+    told.await;
 }
 
 /// A small token server: it signs for reading `team/app`, and for nothing else.

@@ -34,11 +34,27 @@ pub type Keep = Arc<dyn Fn(&FileTable) -> io::Result<()> + Send + Sync>;
 
 /// What became of a layer that was asked for.
 #[derive(Clone, Debug)]
-pub enum Progress {
+pub enum FetchProgress {
     /// It waits, or is being fetched.
     UnderWay,
-    /// It cannot be had now; it is tried again by itself when it is asked for later.
+    /// It cannot be had now; it is tried again when it is asked for later.
     Failed(Arc<NotFetched>),
+}
+
+impl fmt::Display for FetchProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnderWay => f.write_str("it is being fetched from its registry"),
+            Self::Failed(error) => write!(f, "from its registry: {error}"),
+        }
+    }
+}
+
+impl FetchProgress {
+    /// Whether the blob was had, and is what cannot be modelled.
+    pub fn is_images_fault(&self) -> bool {
+        matches!(self, Self::Failed(error) if matches!(**error, NotFetched::Refused(_)))
+    }
 }
 
 /// The layers that were asked for.
@@ -92,13 +108,13 @@ impl Fetches {
     }
 
     /// Asks for a layer's table, and says how it stands. Waits for nothing.
-    pub fn ask(&self, remote: Remote) -> Progress {
+    pub fn ask(&self, remote: Remote) -> FetchProgress {
         let now = Instant::now();
         let mut book = self.book();
         let next = match book.get(&remote.diff_id) {
-            Some(Entry::UnderWay | Entry::Again(_)) => return Progress::UnderWay,
+            Some(Entry::UnderWay | Entry::Again(_)) => return FetchProgress::UnderWay,
             Some(Entry::Failed { error, again, .. }) if now < *again => {
-                return Progress::Failed(Arc::clone(error));
+                return FetchProgress::Failed(Arc::clone(error));
             }
             Some(Entry::Failed { wait, .. }) => Entry::Again(wait.saturating_mul(2).min(MAX_WAIT)),
             None => Entry::UnderWay,
@@ -111,15 +127,13 @@ impl Fetches {
         if book.len() < MAX_KNOWN && self.queue.try_send(remote).is_ok() {
             book.insert(diff_id, next);
         }
-        Progress::UnderWay
+        FetchProgress::UnderWay
     }
 
     fn done(&self, diff_id: DiffId, result: Result<(), NotFetched>) {
         match result {
-            Ok(()) => {
-                self.book().remove(&diff_id);
-                tracing::debug!(layer = %diff_id, "Layer was read from its registry.");
-            }
+            // The next look finds the table.
+            Ok(()) => drop(self.book().remove(&diff_id)),
             Err(error) => {
                 tracing::warn!(layer = %diff_id, %error, "Layer cannot be read from its registry.");
                 self.failed(diff_id, error);

@@ -10,7 +10,7 @@ mod obtain;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -104,6 +104,17 @@ impl Unavailable {
         match self {
             Self::Unproved(_, error) if matches!(**error, ProofError::Failed(_)) => Basis::Reported,
             _ => Basis::None,
+        }
+    }
+
+    /// The layer whose blob would help, wherever it comes from.
+    pub fn without_blob(&self) -> Option<DiffId> {
+        match self {
+            Self::BlobAbsent(_, diff_id) => Some(*diff_id),
+            Self::Unproved(diff_id, error) => {
+                (!matches!(**error, ProofError::Stopped)).then_some(*diff_id)
+            }
+            _ => None,
         }
     }
 
@@ -207,17 +218,6 @@ impl Tables {
         self
     }
 
-    /// How a layer's table was proved that is there. What is not noted came from a blob.
-    pub fn basis(&self, diff_id: DiffId) -> Basis {
-        let name = format!("bases/{}", diff_id.0.encoded());
-        let is_noted = |folder: &Path| folder.join(&name).exists();
-        if self.folders().any(is_noted) {
-            Basis::Reassembled
-        } else {
-            Basis::LocalBlob
-        }
-    }
-
     /// The expected trees of a stack, given lowest layer first; returned topmost first, as overlays are
     /// looked through.
     pub fn stack(
@@ -290,7 +290,7 @@ impl Tables {
         parents: &[Arc<ExpectedTree>],
         asking: Asking<'_>,
     ) -> Result<FileTable, Unavailable> {
-        let name = format!("tables/{}.table", layer.diff_id.0.encoded());
+        let name = obtain::table_name(layer.diff_id);
         for folder in self.folders() {
             match read_table(&folder.join(&name), layer.diff_id) {
                 Ok(Some(table)) => return Ok(table),
@@ -304,11 +304,7 @@ impl Tables {
             Some(table) => (table, Basis::LocalBlob),
             None => (self.proved(layer, parents, asking)?, Basis::Reassembled),
         };
-        // First the note: a table is never taken for more than it is.
-        self.note(layer.diff_id, basis)
-            .and_then(|()| {
-                write_beside(&self.own.join(&name), |out| out.write_all(table.encoded()))
-            })
+        self.keep(&table, basis)
             .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
         Ok(table)
     }

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use holdfast_core::drift::group::{self, Changes, TamperedLayer};
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
-use holdfast_core::layer::{ExpectedTree, MergedTree, TreeError};
+use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, TreeError};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
+use holdfast_registry::Blob;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -19,6 +20,8 @@ use super::memory::layer_keys;
 use super::verdicts::Verdicts;
 use super::witness::Witnesses;
 use super::{Layers, Memory};
+use crate::files::fetch::Remote;
+use crate::files::fetches::{FetchProgress, Fetches};
 use crate::files::layers::{Compared, LayerKey, LayerResults};
 use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
@@ -47,6 +50,8 @@ pub struct Content {
     tables: Tables,
     workers: Workers,
     results: LayerResults,
+    /// Layers without blobs are asked for here, if they may be fetched.
+    fetches: OnceLock<Fetches>,
     /// What each layer in use is compared with.
     layers: Mutex<HashMap<LayerKey, Expected>>,
 }
@@ -107,6 +112,8 @@ struct Files {
 enum Cannot {
     #[error(transparent)]
     Table(#[from] Unavailable),
+    #[error("{0}; {1}")]
+    Fetch(Unavailable, FetchProgress),
     #[error("expected tree: {0}")]
     Tree(#[from] TreeError),
     #[error("{0}: {1}")]
@@ -118,7 +125,7 @@ enum Cannot {
 impl Cannot {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Table(unavailable) => unavailable.reason(),
+            Self::Table(unavailable) | Self::Fetch(unavailable, _) => unavailable.reason(),
             Self::Tree(_) => "tree",
             Self::Directory(_, RootError::Foreign(_)) => "foreign-filesystem",
             Self::Directory(_, RootError::Refused(_)) => "directory",
@@ -130,15 +137,22 @@ impl Cannot {
     fn severity(&self) -> Severity {
         match self {
             Self::Table(unavailable) if !unavailable.is_suspicious() => Severity::Info,
-            Self::Table(_) | Self::Tree(_) | Self::Directory(..) | Self::Work(_) => {
-                Severity::Warning
+            Self::Fetch(unavailable, progress)
+                if !unavailable.is_suspicious() && !progress.is_images_fault() =>
+            {
+                Severity::Info
             }
+            Self::Table(_)
+            | Self::Fetch(..)
+            | Self::Tree(_)
+            | Self::Directory(..)
+            | Self::Work(_) => Severity::Warning,
         }
     }
 
     fn basis(&self) -> Basis {
         match self {
-            Self::Table(unavailable) => unavailable.basis(),
+            Self::Table(unavailable) | Self::Fetch(unavailable, _) => unavailable.basis(),
             Self::Tree(_) | Self::Directory(..) | Self::Work(_) => Basis::None,
         }
     }
@@ -151,8 +165,19 @@ impl Content {
             tables,
             workers,
             results: LayerResults::default(),
+            fetches: OnceLock::new(),
             layers: Mutex::default(),
         }
+    }
+
+    /// From now on layers whose blobs are not here are asked for.
+    pub fn fetch_with(&self, fetches: Fetches) {
+        self.fetches.get_or_init(|| fetches);
+    }
+
+    /// Keeps the table of a layer that was fetched.
+    pub fn keep_fetched(&self, table: &FileTable) -> std::io::Result<()> {
+        self.tables.keep(table, Basis::RegistryBlob)
     }
 
     /// Steps 4 and 5 of a look.
@@ -271,7 +296,8 @@ impl Content {
             open_blob: &open_blob,
             is_over,
         };
-        let trees = self.tables.stack(&layers, asking)?;
+        let stack = self.tables.stack(&layers, asking);
+        let trees = stack.map_err(|error| self.cannot(error, identity))?;
         let bases: Vec<Basis> = layers
             .iter()
             .map(|layer| self.tables.basis(layer.diff_id))
@@ -295,6 +321,27 @@ impl Content {
             witnesses,
             basis: worst(bases),
         })
+    }
+
+    /// Why there are no trees; a layer without its blob is asked for, and a later look finds its table.
+    fn cannot(&self, unavailable: Unavailable, identity: &Identity) -> Cannot {
+        let wanted = unavailable.without_blob().and_then(|diff_id| {
+            let mut layers = identity.layers.iter();
+            layers.find(|layer| layer.diff_id == diff_id)
+        });
+        let Some((fetches, layer)) = self.fetches.get().zip(wanted) else {
+            return Cannot::Table(unavailable);
+        };
+        let reference = identity.reference.iter();
+        let remote = Remote {
+            diff_id: layer.diff_id,
+            blob: Blob {
+                digest: layer.blob.digest,
+                size: layer.blob.size,
+            },
+            repositories: reference.map(|name| name.repository().clone()).collect(),
+        };
+        Cannot::Fetch(unavailable, fetches.ask(remote))
     }
 
     /// Remembers what each layer is compared with, and forgets layers that nobody holds a tree of.

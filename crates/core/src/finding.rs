@@ -118,6 +118,8 @@ impl fmt::Display for Check {
 pub enum Basis {
     /// The layer's blob in the content store, digest and diff ID checked while reading.
     LocalBlob,
+    /// The same blob from the image's registry, digest and diff ID checked as it came.
+    RegistryBlob,
     /// A skeleton from anybody and the node's own unpacked files, which together hash to the diff ID: the
     /// same, without the blob.
     Reassembled,

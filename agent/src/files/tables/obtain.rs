@@ -2,18 +2,33 @@
 //! note of which it was. What would have to be fetched is not fetched here, only named ([`super::Wanted`]).
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use holdfast_core::digest::DiffId;
 use holdfast_core::finding::Basis;
 use holdfast_core::layer::skeleton::{self, Digests, Made};
 use holdfast_core::layer::{ExpectedTree, FileTable};
+use holdfast_daemon::capped;
 
 use super::{Asking, Layer, Tables, Unavailable};
 use crate::files::atomic::write_beside;
 use crate::files::proofs::NotProved;
 use crate::files::refusals::Asked;
+
+/// What the note says of a table that came from a registry's blob; an empty one is of a proof.
+const REGISTRY_BLOB: &[u8] = b"registry-blob";
+
+/// Longest note that is read.
+const MAX_NOTE: u64 = 64;
+
+fn note_name(diff_id: DiffId) -> String {
+    format!("bases/{}", diff_id.0.encoded())
+}
+
+pub(super) fn table_name(diff_id: DiffId) -> String {
+    format!("tables/{}.table", diff_id.0.encoded())
+}
 
 impl Tables {
     /// The table that the blob gives, if there is a blob; its skeleton is kept.
@@ -65,15 +80,41 @@ impl Tables {
         })
     }
 
-    /// Notes how a table was had; nothing is noted of one from a blob.
-    pub(super) fn note(&self, diff_id: DiffId, basis: Basis) -> io::Result<()> {
-        let path = self.own.join("bases").join(diff_id.0.encoded());
-        match basis {
-            Basis::Reassembled => write_beside(&path, |_empty| Ok(())),
-            _ => match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-        }
+    /// Keeps a table, and how it was had. First the note: a table is never taken for more than it is.
+    pub fn keep(&self, table: &FileTable, basis: Basis) -> io::Result<()> {
+        let diff_id = table.diff_id();
+        self.note(diff_id, basis)?;
+        let path = self.own.join(table_name(diff_id));
+        write_beside(&path, |out| out.write_all(table.encoded()))
+    }
+
+    /// Notes how a table was had; nothing is noted of one from a blob of this node.
+    fn note(&self, diff_id: DiffId, basis: Basis) -> io::Result<()> {
+        let path = self.own.join(note_name(diff_id));
+        let note: &[u8] = match basis {
+            Basis::RegistryBlob => REGISTRY_BLOB,
+            Basis::Reassembled => b"",
+            _ => {
+                return match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                };
+            }
+        };
+        write_beside(&path, |out| out.write_all(note))
+    }
+
+    /// How a layer's table was proved that is there. What is not noted came from a blob of this node; a
+    /// note that cannot be read stands for the least that it can.
+    pub fn basis(&self, diff_id: DiffId) -> Basis {
+        let name = note_name(diff_id);
+        let bases = self.folders().filter_map(|folder| {
+            match capped::read_file(&folder.join(&name), MAX_NOTE) {
+                Ok(note) if note == REGISTRY_BLOB => Some(Basis::RegistryBlob),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Ok(_) | Err(_) => Some(Basis::Reassembled),
+            }
+        });
+        bases.max().unwrap_or(Basis::LocalBlob)
     }
 }
