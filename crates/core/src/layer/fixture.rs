@@ -9,13 +9,6 @@ use crate::layer::{
     place,
 };
 
-/// Cases of a property test.
-pub(super) const CASES: u32 = if cfg!(feature = "long-tests") {
-    50_000
-} else {
-    256
-};
-
 /// An archive that is being written.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tar(pub(super) Vec<u8>);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::fixture::{CASES, directory, file, opaque, symlink, tree, whiteout};
+use crate::layer::fixture::{directory, file, opaque, symlink, tree, whiteout};
 use crate::layer::tree::path_of;
 
 fn merged(layers: &[&[(&str, Entry)]]) -> MergedTree {
@@ -260,8 +260,6 @@ fn flattened(layers: &[BTreeMap<Vec<u8>, Entry>]) -> BTreeMap<Vec<u8>, (usize, E
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
-
     #[test]
     fn looking_up_walking_and_flattening_agree(
         layers in prop::collection::vec(layer(), 1..5),

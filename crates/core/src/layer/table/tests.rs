@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::fixture::{CASES, Tar, record, table};
+use crate::layer::fixture::{Tar, record, table};
 use crate::layer::{Marker, Snapshotter, place};
 
 fn sample() -> Vec<u8> {
@@ -310,8 +310,6 @@ fn an_archive_of_100_000_entries_is_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
-
     #[test]
     fn what_another_writer_wrote_is_read(
         files in prop::collection::vec(("[a-zé/ ]{1,200}", prop::collection::vec(any::<u8>(), 0..3000)), 0..8),

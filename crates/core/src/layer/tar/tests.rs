@@ -5,7 +5,7 @@ use proptest::prelude::*;
 mod holes;
 
 use super::*;
-use crate::layer::fixture::{CASES, Tar, header, record, sealed};
+use crate::layer::fixture::{Tar, header, record, sealed};
 
 type Contents = Vec<(Header, Vec<u8>)>;
 
@@ -371,8 +371,6 @@ fn an_archive_cut_anywhere_gives_its_beginning_or_a_refusal() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
-
     #[test]
     fn a_damaged_archive_is_refused_or_read_but_never_panics(
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::digest::Digest;
-use crate::layer::fixture::{CASES, directory, file, tree, tree_file, whiteout};
+use crate::layer::fixture::{directory, file, tree, tree_file, whiteout};
 
 fn id() -> ChainId {
     ChainId(Digest::of(b"layer"))
@@ -223,8 +223,6 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
-
     #[test]
     fn any_set_of_paths_is_found_again(
         paths in prop::collection::btree_set(path(), 0..60),

@@ -492,8 +492,6 @@ fn names_match_as_in_policy_controller() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     #[test]
     fn no_bytes_make_the_loader_panic_or_hang(cut in 0usize..600, noise: Vec<u8>) {
         let text = policy();

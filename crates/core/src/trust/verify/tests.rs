@@ -506,8 +506,6 @@ fn a_signature_of_the_index_may_lie_under_the_manifests_tag() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     /// One flipped bit anywhere in the payload, the signature or the running manifest's digest.
     #[test]
     fn a_changed_payload_signature_or_manifest_never_verifies(
