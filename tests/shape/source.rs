@@ -98,7 +98,7 @@ fn without_comments(text: &str) -> String {
 pub(crate) fn all() -> Vec<Source> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut files = Vec::new();
-    for folder in ["crates", "agent", "collector", "tests", "bench"] {
+    for folder in ["crates", "agent", "collector", "tests", "bench", "fuzz"] {
         walk(&top.join(folder), &mut files);
     }
     files.sort();

@@ -138,6 +138,7 @@ pub(crate) const CRATES: &[(&str, &[&str])] = &[
             "agent",
             "collector",
             "tests",
+            "fuzz",
         ],
     ),
     (

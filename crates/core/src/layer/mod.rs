@@ -11,6 +11,9 @@ mod codec;
 mod entry;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod limits;
 mod merged;

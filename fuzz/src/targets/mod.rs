@@ -1,0 +1,38 @@
+//! The targets, one a file. A new one is its file, and its two lines here.
+
+mod accounts;
+mod config;
+mod display;
+mod finding;
+mod frames;
+mod manifest;
+mod pax;
+mod place;
+mod policy;
+mod reference;
+mod signature;
+mod table;
+mod tar;
+mod tree;
+mod xattrs;
+
+use crate::Target;
+
+/// All of them, by name.
+pub const ALL: &[Target] = &[
+    accounts::TARGET,
+    config::TARGET,
+    display::TARGET,
+    finding::TARGET,
+    frames::TARGET,
+    manifest::TARGET,
+    pax::TARGET,
+    place::TARGET,
+    policy::TARGET,
+    reference::TARGET,
+    signature::TARGET,
+    table::TARGET,
+    tar::TARGET,
+    tree::TARGET,
+    xattrs::TARGET,
+];
