@@ -109,3 +109,49 @@ pub(super) fn decode(sequence: u64, row: &[u8]) -> Option<SpoolRecord> {
 pub(super) fn payload_bytes(row: &[u8]) -> u64 {
     u64::try_from(row.len().saturating_sub(HEADER_BYTES)).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    fn kind() -> impl Strategy<Value = RecordKind> {
+        use RecordKind::{Container, Finding, FullReport};
+        prop::sample::select(vec![Finding, Container, FullReport])
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_gives_its_record_back_and_with_any_bit_flipped_none(
+            sequence: u64,
+            kind in kind(),
+            payload: Vec<u8>,
+            at: Index,
+        ) {
+            let mut row = encode(sequence, kind, &payload);
+            prop_assert_eq!(payload_bytes(&row), u64::try_from(payload.len()).unwrap());
+            let record = SpoolRecord { sequence, kind, payload };
+            prop_assert_eq!(decode(sequence, &row), Some(record));
+            prop_assert_eq!(decode(sequence ^ 1, &row), None);
+            let bit = at.index(row.len() * 8);
+            row[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(decode(sequence, &row), None);
+        }
+
+        #[test]
+        fn a_row_that_somebody_else_sealed_is_refused_or_is_what_we_would_write(
+            sequence: u64,
+            kind in 0_u8..6,
+            payload: Vec<u8>,
+        ) {
+            let row = seal(&sequence.to_le_bytes(), &[&[kind], payload.as_slice()].concat());
+            if let Some(record) = decode(sequence, &row) {
+                prop_assert_eq!(encode(sequence, record.kind, &record.payload), row);
+            } else {
+                prop_assert!(!(1..=3).contains(&kind));
+            }
+        }
+    }
+}

@@ -259,7 +259,36 @@ mod tests {
         assert_eq!(Topic::of("other"), Topic::Other);
     }
 
+    fn name(event: &Event) -> &str {
+        match event {
+            Event::TaskStarted(key)
+            | Event::TaskExited(key)
+            | Event::ContainerChanged(key)
+            | Event::ContainerDeleted(key) => &key.id,
+            Event::SnapshotRemoved { key: name, .. } | Event::ImageChanged { name, .. } => name,
+            other => panic!("no envelope gives {other:?}"),
+        }
+    }
+
     proptest! {
+        /// Mutations of a genuine event: random bytes alone hardly ever decode.
+        #[test]
+        fn a_damaged_event_is_malformed_or_within_its_bounds(
+            id in prop_oneof!["[a-z]{0,20}", "[a-z]{1000,1100}"],
+            topic in 0..Topic::ALL.len(),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let exit = wire::TaskExit { container_id: id.clone(), id, pid: 7, ..wire::TaskExit::default() };
+            let mut content = exit.encode_to_vec();
+            for (at, byte) in flips {
+                let at = at.index(content.len());
+                content[at] = byte;
+            }
+            if let Decoded::Event(event) = decode(Topic::ALL[topic], "n", &content) {
+                prop_assert!(is_bounded(name(&event)));
+            }
+        }
+
         #[test]
         fn no_content_makes_the_decoder_panic(content: Vec<u8>, topic in 0..Topic::ALL.len()) {
             let topic = Topic::ALL[topic];

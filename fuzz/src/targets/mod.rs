@@ -11,6 +11,7 @@ mod place;
 mod policy;
 mod reference;
 mod signature;
+mod spec;
 mod table;
 mod tar;
 mod tree;
@@ -31,6 +32,7 @@ pub const ALL: &[Target] = &[
     policy::TARGET,
     reference::TARGET,
     signature::TARGET,
+    spec::TARGET,
     table::TARGET,
     tar::TARGET,
     tree::TARGET,

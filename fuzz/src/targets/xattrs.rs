@@ -46,19 +46,12 @@ fn check(input: &[u8]) {
     };
     let xattrs: Xattrs = rest.split(|byte| *byte == 0).filter_map(pair).collect();
     let node = node(*kind);
-    let parents = [Meaning::Ordinary, Meaning::HoldsXattrWhiteouts];
     for (prefix, text) in [
         (XattrPrefix::Trusted, "trusted.overlay."),
         (XattrPrefix::User, "user.overlay."),
     ] {
-        for parent in parents {
-            check_meaning(
-                &node,
-                &xattrs,
-                meaning(&node, &xattrs, prefix, parent),
-                text,
-            );
-        }
+        let read = meaning(&node, &xattrs, prefix);
+        check_meaning(&node, &xattrs, read, text);
         check_planted(&node, &xattrs, planted(&node, &xattrs, prefix), text);
         for (name, _) in &xattrs {
             let is_overlay =
@@ -84,11 +77,12 @@ fn check_meaning(node: &Node, xattrs: &Xattrs, meaning: Meaning, prefix: &str) {
     if !is_device && (has("redirect") || has("metacopy")) {
         assert_eq!(meaning, Meaning::Redirected);
     }
-    if matches!(meaning, Meaning::Opaque | Meaning::HoldsXattrWhiteouts) {
+    if meaning == Meaning::Opaque {
         assert!(has("opaque") && node.is_directory());
     }
-    if meaning == Meaning::Whiteout && !is_device {
-        assert!(has("whiteout") && matches!(node, Node::File { size: 0, .. }));
+    let is_marked = has("whiteout") && matches!(node, Node::File { size: 0, .. });
+    if meaning != Meaning::Redirected && !is_device {
+        assert_eq!(meaning == Meaning::Whiteout, is_marked);
     }
 }
 
