@@ -4,6 +4,7 @@
 //! `HOLDFAST_UNPACK_STACKS` says how many generated stacks of layers are tried, `HOLDFAST_UNPACK_SEED`
 //! which. `HOLDFAST_RECORD=1` writes what containerd made of the corpus to `tests/corpus/unpack.txt`.
 
+mod healthy;
 mod remap;
 mod stacks;
 

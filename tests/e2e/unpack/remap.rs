@@ -11,10 +11,10 @@ use holdfast_tests::unpacked::{self, Listing};
 const IMAGE: &str = "holdfast.invalid/remap:1";
 
 /// Every owner is moved by so much.
-const SHIFT: u32 = 100_000;
+pub(super) const SHIFT: u32 = 100_000;
 
 /// Files on which a change of owner leaves its marks.
-fn image() -> Image {
+pub(super) fn image() -> Image {
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     Image::busybox([
         Entry::program("usr/bin/set-user", "x").mode(0o4755),

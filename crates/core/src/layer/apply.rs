@@ -127,12 +127,6 @@ impl<'a> Placing<'a> {
             .is_some_and(|entry| entry.node.is_directory())
     }
 
-    fn spend(&mut self, path: &[u8], steps: u64) -> Result<(), PlaceError> {
-        self.resolver
-            .spend(steps)
-            .map_err(|obstacle| refusal_of(path, obstacle))
-    }
-
     /// Where a path of the archive leads within this layer.
     fn root_path(&mut self, name: &[u8], path: &[u8]) -> Result<Vec<u8>, PlaceError> {
         self.resolver
@@ -162,7 +156,9 @@ impl<'a> Placing<'a> {
                 None => missing.push(ancestor),
             }
             // Each of a thousand levels is looked up by its whole path.
-            self.spend(path, 1)?;
+            self.resolver
+                .step(ancestor)
+                .map_err(|obstacle| refusal_of(ancestor, obstacle))?;
             at = parent(ancestor);
         }
         for directory in missing.into_iter().rev() {
@@ -224,7 +220,9 @@ impl<'a> Placing<'a> {
     fn clear(&mut self, path: &[u8]) -> Result<(), PlaceError> {
         let below = self.files.below(path);
         // Marker after marker over one large directory would be a square of work.
-        self.spend(path, wide(below.len()))?;
+        self.resolver
+            .spend(wide(below.len()))
+            .map_err(|obstacle| refusal_of(path, obstacle))?;
         for path in below {
             let is_written = |written: &BTreeSet<_>| written.contains(&path);
             if !self.written.as_ref().is_some_and(is_written) {

@@ -7,6 +7,7 @@
 //! kernel's own behaviour in its one system call, `lstat`, which follows links on the way too.
 
 use crate::layer::TreeError;
+use crate::layer::codec::wide;
 use crate::layer::limits::{NAME_BYTES, PATH_BYTES};
 
 /// containerd gives up after following more links than this for one path.
@@ -18,6 +19,9 @@ const KERNEL_LINKS_LIMIT: usize = 40;
 /// Steps of placing one layer. Real layers take a few for an entry; an image whose links lead through
 /// each other ends here instead of holding a processor for hours.
 const STEPS: u64 = 20_000_000;
+
+/// Bytes of a path that cost one step more.
+const BYTES_A_STEP: usize = 16;
 
 /// What is at a path, links not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,11 @@ impl Resolver {
         Ok(())
     }
 
+    /// Takes off what looking at `path` costs: the longer, the more.
+    pub(super) fn step(&mut self, path: &[u8]) -> Result<(), Obstacle> {
+        self.spend(wide(path.len() / BYTES_A_STEP).saturating_add(1))
+    }
+
     /// The path, relative and clean, that `path` leads to. It need not exist.
     pub(super) fn root_path(&mut self, view: &impl View, path: &[u8]) -> Result<Vec<u8>, Obstacle> {
         let (mut path, mut links) = (path.to_vec(), 0);
@@ -114,7 +123,7 @@ impl Resolver {
 
     /// What the system call says about `path`: links on the way are followed, the last one is not.
     fn lstat(&mut self, view: &impl View, path: &[u8]) -> Result<Option<Stat>, Obstacle> {
-        self.spend(1)?;
+        self.step(path)?;
         if path.len() > PATH_BYTES {
             return Err(Obstacle::NameTooLong);
         }
@@ -124,10 +133,11 @@ impl Resolver {
         if let Some(stat) = view.stat(path)? {
             return Ok(Some(stat));
         }
-        let mut ahead: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
+        // What links on the way lead to, and then the rest of the path: mostly its first name ends it.
+        let (mut ahead, mut rest) = (Vec::<Vec<u8>>::new(), components(path).peekable());
         let (mut at, mut links) = (Vec::new(), 0);
-        while let Some(component) = ahead.pop() {
-            self.spend(1)?;
+        while let Some(component) = ahead.pop().or_else(|| rest.next().map(<[u8]>::to_vec)) {
+            self.step(&at)?;
             if component.len() > NAME_BYTES {
                 return Err(Obstacle::NameTooLong);
             }
@@ -137,7 +147,7 @@ impl Resolver {
             }
             let next = join(&at, &component);
             let stat = view.stat(&next)?;
-            if ahead.is_empty() {
+            if ahead.is_empty() && rest.peek().is_none() {
                 return Ok(stat);
             }
             let target = match stat {
@@ -322,9 +332,15 @@ mod tests {
 
     #[test]
     fn endless_work_ends() {
-        let mut resolver = Resolver { steps: 10 };
-        let long = vec![b"d".as_slice(); 20].join(&b'/');
-        let refused = resolver.root_path(&disk(&[]), &long);
-        assert!(matches!(refused, Err(Obstacle::TooMuchWork)));
+        let refused = |steps: u64, path: &[u8]| {
+            let followed = Resolver { steps }.root_path(&disk(&[]), path);
+            matches!(followed, Err(Obstacle::TooMuchWork))
+        };
+        let deep = vec![b"d".as_slice(); 20].join(&b'/');
+        assert!(refused(10, &deep));
+        assert!(!refused(1000, &deep));
+        // A thousand levels by their whole paths are a million names.
+        assert!(refused(1000, &[b'n'; 200].repeat(100)));
+        assert!(refused(100_000, &vec![b"d".as_slice(); 2000].join(&b'/')));
     }
 }

@@ -16,7 +16,9 @@
 //! The SHA-256 is checked at [`ExpectedTree::open`], each block's CRC whenever the block is read: a page
 //! that rots later is noticed too. Memory is the first key of each block.
 
+mod header;
 mod index;
+mod read_at;
 mod writer;
 
 use std::io::{self, Write};
@@ -26,12 +28,12 @@ use crate::digest::{ChainId, DiffId};
 use crate::layer::Entry;
 use crate::layer::codec::{Cursor, Damage, next_shared, take_entry, wide};
 use crate::layer::limits::PATH_BYTES;
+pub(super) use crate::layer::tree::header::Header;
+pub use crate::layer::tree::header::Snapshotter;
 use crate::layer::tree::index::read_index;
+pub use crate::layer::tree::read_at::ReadAt;
 pub(super) use crate::layer::tree::writer::Writer;
 
-const MAGIC: [u8; 7] = *b"hftree\0";
-const VERSION: u8 = 2;
-const HEADER_BYTES: usize = 9 + 32 + 32;
 const BLOCK_HEADER_BYTES: usize = 8;
 
 /// A block is closed when it is at least this long: one page of the disk.
@@ -39,74 +41,6 @@ const BLOCK_BYTES: usize = 4096;
 
 /// No block is longer: a page, and one record with as many attributes as placing lets through.
 const BLOCK_LIMIT: usize = 2 << 20;
-
-/// Who unpacked the layers. What a snapshot directory holds depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Snapshotter {
-    /// One directory a layer, stacked by the kernel.
-    Overlayfs,
-    /// One directory a chain, each a copy of the one below.
-    Native,
-}
-
-impl Snapshotter {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Overlayfs => 0,
-            Self::Native => 1,
-        }
-    }
-
-    const fn of_byte(byte: u8) -> Result<Self, Damage> {
-        match byte {
-            0 => Ok(Self::Overlayfs),
-            1 => Ok(Self::Native),
-            _ => Err(Damage::Record),
-        }
-    }
-}
-
-/// Whose tree it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) snapshotter: Snapshotter,
-    pub(super) chain_id: ChainId,
-    pub(super) diff_id: DiffId,
-}
-
-/// Bytes that can be read at any place: a file, or memory.
-pub trait ReadAt {
-    /// Fills `buf` from `offset` on, or fails.
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-
-    /// How many bytes there are.
-    fn length(&self) -> io::Result<u64>;
-}
-
-impl ReadAt for &[u8] {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.get(start..start.checked_add(buf.len())?))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(wide(self.len()))
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.as_slice().read_exact_at(buf, offset)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(wide(self.len()))
-    }
-}
 
 /// Why a tree gives no answer.
 #[derive(Debug, thiserror::Error)]

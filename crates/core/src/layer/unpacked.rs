@@ -208,3 +208,23 @@ pub(super) const fn directory() -> Entry {
         hard_link: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_beyond_the_limit_is_full() {
+        let mut unpacked = Unpacked::new();
+        unpacked.bytes = TREE_BYTES - 10_000;
+        let file = unpacked.insert(b"a", directory()).unwrap();
+        assert_eq!(unpacked.link(&[b'n'; 4000], file), Ok(()));
+        // What was removed counts on: files stay in their places.
+        unpacked.remove(b"a");
+        assert_eq!(unpacked.link(&[b'm'; 4000], file), Ok(()));
+        assert_eq!(unpacked.link(&[b'o'; 4000], file), Err(Full));
+        let mut large = directory();
+        large.xattrs = vec![(b"user.large".to_vec(), vec![0; 4000])];
+        assert_eq!(unpacked.insert(b"b", large), Err(Full));
+    }
+}

@@ -1,5 +1,7 @@
 //! What containerd 1.6 makes of a layer, rule by rule; each was seen in a real snapshot directory.
 
+mod native;
+
 use super::*;
 use crate::layer::fixture::{Tar, shown, stack, table};
 

@@ -6,10 +6,10 @@ use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::{ChainId, DiffId, Digest};
-use crate::layer::codec::{Cursor, Damage, wide};
-use crate::layer::tree::{BLOCK_LIMIT, Block, HEADER_BYTES, Header, MAGIC, Position, VERSION};
-use crate::layer::{ReadAt, Snapshotter, TreeError};
+use crate::layer::codec::{Damage, wide};
+use crate::layer::tree::header::HEADER_BYTES;
+use crate::layer::tree::{BLOCK_LIMIT, Block, Header, Position};
+use crate::layer::{ReadAt, TreeError};
 
 /// Read ahead while opening.
 const OPEN_BUFFER: usize = 64 << 10;
@@ -38,7 +38,7 @@ pub(super) fn read_index(source: &dyn ReadAt) -> Result<Opened, TreeError> {
         offset: 0,
     };
     let header = file.array::<HEADER_BYTES>()?;
-    let header = parse_header(&header)?;
+    let header = Header::parse(&header)?;
     let mut blocks: Vec<Block> = Vec::new();
     let mut records = Vec::new();
     let end = loop {
@@ -78,24 +78,6 @@ pub(super) fn read_index(source: &dyn ReadAt) -> Result<Opened, TreeError> {
         entries,
         blocks,
         end,
-    })
-}
-
-fn parse_header(header: &[u8]) -> Result<Header, Damage> {
-    let mut cursor = Cursor::new(header);
-    if cursor.array()? != MAGIC {
-        return Err(Damage::Magic);
-    }
-    let version = cursor.byte()?;
-    if version != VERSION {
-        return Err(Damage::Version(version));
-    }
-    let snapshotter = Snapshotter::of_byte(cursor.byte()?)?;
-    let mut digest = || Ok(Digest::from_sha256(cursor.array()?));
-    Ok(Header {
-        snapshotter,
-        chain_id: ChainId(digest()?),
-        diff_id: DiffId(digest()?),
     })
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use sha2::{Digest as _, Sha256};
 
 use crate::layer::codec::{Damage, put_entry, put_number, put_shared, wide};
-use crate::layer::tree::{BLOCK_BYTES, BLOCK_LIMIT, Header, MAGIC, VERSION};
+use crate::layer::tree::{BLOCK_BYTES, BLOCK_LIMIT, Header};
 use crate::layer::{Entry, Node, TreeError};
 
 /// Writes a tree file, entry by entry in the order of keys.
@@ -29,10 +29,7 @@ impl<W: Write> Writer<W> {
             last: Vec::new(),
             entries: 0,
         };
-        writer.emit(&MAGIC)?;
-        writer.emit(&[VERSION, header.snapshotter.byte()])?;
-        writer.emit(header.chain_id.0.as_bytes())?;
-        writer.emit(header.diff_id.0.as_bytes())?;
+        writer.emit(&header.to_bytes())?;
         Ok(writer)
     }
 
