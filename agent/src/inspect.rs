@@ -244,12 +244,17 @@ impl<R: Runtime> Inspector<R> {
 impl Shared {
     /// Reads the policies again and again; looks notice by the number of the set.
     pub async fn watch_policies(self: Arc<Self>, mut stop: Stop) -> Result<(), Infallible> {
-        let mut tick = tokio::time::interval(crate::trust::RELOAD);
-        loop {
-            tokio::select! {
-                () = stopped(&mut stop) => return Ok(()),
-                _ = tick.tick() => Arc::clone(&self).reload_policies().await,
+        let reloading = async {
+            let mut tick = tokio::time::interval(crate::trust::RELOAD);
+            loop {
+                tick.tick().await;
+                Arc::clone(&self).reload_policies().await;
             }
+        };
+        // A folder on a disk that hangs must not keep the agent from stopping.
+        tokio::select! {
+            () = stopped(&mut stop) => Ok(()),
+            never = reloading => never,
         }
     }
 

@@ -48,12 +48,10 @@ use holdfast_daemon::admin::{self, Admin};
 use holdfast_daemon::readiness::Readiness;
 use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError, stopped};
-use holdfast_daemon::tls::{Reloading, TlsFiles, peer_node};
+use holdfast_daemon::tls::{Reloading, TlsFiles};
 use holdfast_registry::{Allowance, Client};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -73,6 +71,9 @@ use crate::sources::{EVENT_QUEUE, Sources, Wanted};
 use crate::telemetry::Metrics;
 use crate::trust::{Trust, TrustError};
 use crate::worker::Workers;
+
+/// How long the ledger may take to write its last commit and close.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// How often the numbers of spool and uplink are brought up to date.
 const VITALS: Duration = Duration::from_secs(1);
@@ -147,9 +148,17 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     );
     drop(ledger);
     let ended = supervisor.run().await;
-    // The writer ends when the last handle is gone; then the file is closed cleanly.
-    let _joined = tokio::task::spawn_blocking(move || writer.join()).await;
+    close(writer).await;
     Ok(ended?)
+}
+
+/// The writer ends when the last handle is gone; then the file is closed cleanly. A disk that hangs holds
+/// it: the file survives that as it survives a crash.
+async fn close(writer: JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || writer.join());
+    if tokio::time::timeout(CLOSING, joined).await.is_err() {
+        tracing::error!("The ledger did not close in time.");
+    }
 }
 
 /// Places and spool, with the thread that writes them.
@@ -400,10 +409,9 @@ fn node_name(config: &Config) -> Result<String, AgentError> {
         return Ok(name);
     };
     let file = collector.certificate.display();
-    let refuse = |error: &dyn std::error::Error| AgentError::Config(format!("{file}: {error}"));
-    let certificate =
-        CertificateDer::from_pem_file(&collector.certificate).map_err(|error| refuse(&error))?;
-    let holder = peer_node(&certificate).map_err(|error| refuse(&error))?;
+    let holder = tls_files(collector)
+        .node()
+        .map_err(|error| AgentError::Config(error.to_string()))?;
     if holder == name {
         return Ok(name);
     }

@@ -10,6 +10,7 @@
     reason = "a test may panic, and reads what it made itself"
 )]
 
+mod bad_files;
 mod cli;
 mod drift;
 mod faults;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_core::trust::PolicySet;
-use holdfast_daemon::{fail_point, logging};
+use holdfast_daemon::{fail_point, logging, shutdown};
 use tokio::runtime::Builder;
 
 use super::{Exit, complain};
@@ -34,7 +34,7 @@ pub(super) fn run(file: &Path) -> Exit {
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(crate::run(config)),
+        Ok(runtime) => shutdown::run_to_end(runtime, crate::run(config)),
         Err(error) => {
             complain(&error);
             return Exit::Failure;

@@ -148,7 +148,7 @@ impl std::fmt::Debug for Asking<'_> {
 
 /// Opens the file of a blob; `None` when there is none. A FIFO in its place would block the look for ever.
 pub fn open_blob_file(path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
     let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -322,7 +322,7 @@ const MAX_TABLE_BYTES: u64 = 4 << 30;
 
 /// The tree in a file; `None` when there is no file.
 fn open_tree(path: &Path, chain_id: ChainId) -> Result<Option<ExpectedTree>, TreeError> {
-    match File::open(path) {
+    match capped::open_file(path) {
         Ok(file) => ExpectedTree::open(OnDisk(file), chain_id).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),

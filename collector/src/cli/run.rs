@@ -7,7 +7,7 @@ use clap::Args;
 use holdfast_collector::Collector;
 use holdfast_collector::config::Config;
 use holdfast_daemon::config::{EXIT_REFUSED, load};
-use holdfast_daemon::logging;
+use holdfast_daemon::{logging, shutdown};
 
 use super::refuse;
 
@@ -39,7 +39,7 @@ impl Run {
             Ok(runtime) => runtime,
             Err(error) => return refuse(&error, ExitCode::FAILURE),
         };
-        runtime.block_on(async {
+        shutdown::run_to_end(runtime, async {
             let collector = match Collector::start(config).await {
                 Ok(collector) => collector,
                 Err(error) => {

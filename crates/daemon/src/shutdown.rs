@@ -8,6 +8,7 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -20,6 +21,10 @@ pub type TaskError = Box<dyn Error + Send + Sync>;
 
 /// Tasks get this long after the signal; systemd's own limit is 90 s.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// What blocks a thread gets this long after the tasks have ended: a read from a disk that is gone ends
+/// never, and SIGTERM must end the program all the same.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Why the program ended without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,14 @@ pub struct Supervisor {
     names: HashMap<Id, &'static str>,
     stop: watch::Sender<bool>,
     grace: Duration,
+}
+
+/// Runs a program to its end. A thread that blocks is not waited for without end: dropping the runtime
+/// would.
+pub fn run_to_end<T>(runtime: Runtime, program: impl Future<Output = T>) -> T {
+    let ended = runtime.block_on(program);
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    ended
 }
 
 /// Ends when `stop` turns true, or when nobody can say so any more.
@@ -240,5 +253,14 @@ mod tests {
         let stuck = supervisor.run_until(ready(())).await;
 
         assert!(matches!(stuck, Err(SupervisorError::Stuck { names }) if names == ["deaf"]));
+    }
+    #[test]
+    fn a_thread_that_blocks_for_ever_does_not_keep_the_program() {
+        let runtime = Runtime::new().unwrap();
+        let (never, nobody) = std::sync::mpsc::channel::<()>();
+        let _blocked = runtime.spawn_blocking(move || nobody.recv());
+
+        assert_eq!(run_to_end(runtime, async { 1 }), 1);
+        drop(never);
     }
 }

@@ -90,6 +90,14 @@ pub enum TlsError {
         /// What is wrong with it.
         source: x509_cert::der::Error,
     },
+    /// Our own certificate names no node.
+    #[error("{}: {source}", path.display())]
+    Node {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PeerError,
+    },
     /// The check of client certificates could not be set up.
     #[error("client authorities: {0}")]
     Verifier(#[from] VerifierBuilderError),
@@ -150,6 +158,19 @@ impl TlsFiles {
             path: self.certificate.clone(),
             source,
         }
+    }
+
+    /// The node that our own certificate names.
+    pub fn node(&self) -> Result<String, TlsError> {
+        let chain = self.chain(&self.read()?)?;
+        // `certificates` gives one at least.
+        chain
+            .first()
+            .map_or(Err(PeerError::NoName), peer_node)
+            .map_err(|source| TlsError::Node {
+                path: self.certificate.clone(),
+                source,
+            })
     }
 
     /// Until when our own certificate is valid, in Unix seconds.

@@ -21,7 +21,7 @@ use holdfast_core::digest::Digest;
 use holdfast_core::display;
 use holdfast_core::trust::classic::{self, MAX_MANIFEST};
 use holdfast_core::trust::{Cause, Looked, MAX_PAYLOAD, Missed, SignatureObject};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use serde::Deserialize;
 
 use crate::discover::{MAX_PAYLOADS, wanted};
@@ -163,9 +163,12 @@ impl Layout {
     }
 
     fn open(&self) -> Result<File, LayoutError> {
-        File::open(&self.folder).map_err(|error| LayoutError::Read {
+        // A FIFO in the folder's place would wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = open(&self.folder, flags, Mode::empty());
+        opened.map(File::from).map_err(|errno| LayoutError::Read {
             name: "folder".to_owned(),
-            error,
+            error: errno.into(),
         })
     }
 
@@ -239,7 +242,7 @@ fn read(folder: &File, name: &str, limit: usize) -> Result<Vec<u8>, LayoutError>
         folder,
         name,
         // A FIFO would wait for its writer.
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
     );
