@@ -5,6 +5,7 @@
 //! check that it could not do: as `unverifiable`, never as silence and never as a pass.
 
 mod content;
+mod listing;
 mod memory;
 mod mounts;
 mod signature;
@@ -23,6 +24,7 @@ use holdfast_daemon::shutdown::{Stop, stopped};
 use jiff::Timestamp;
 
 pub use self::content::Content;
+pub use self::listing::Lists;
 pub use self::memory::Memory;
 use self::verdicts::Verdicts;
 use crate::files::keep::Keep;

@@ -44,23 +44,17 @@ impl<'t> Hidden<'t> {
         path: &[u8],
         changes: &mut Changes,
     ) -> Result<(), ScanError> {
-        if let Some(entry) = self.pass_to(path, changes)?
-            && let Some(change) = removed(self.tree, path, &entry)?
-        {
-            changes.push(change);
+        match self.pass_to(path, changes)? {
+            Some(entry) => count(self.tree, path, &entry, changes),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The walk has left the directory: the rest is removed.
     pub(super) fn leave(self, changes: &mut Changes) -> Result<(), ScanError> {
         let tree = self.tree;
-        self.expected.finish(|path, entry| {
-            if let Some(change) = removed(tree, &path, &entry)? {
-                changes.push(change);
-            }
-            Ok(())
-        })
+        self.expected
+            .finish(|path, entry| count(tree, &path, &entry, changes))
     }
 
     /// What is at and below `path` could not be read: nobody knows whether it was put back.
@@ -70,13 +64,22 @@ impl<'t> Hidden<'t> {
 
     fn pass_to(&mut self, path: &[u8], changes: &mut Changes) -> Result<Option<Entry>, ScanError> {
         let tree = self.tree;
-        self.expected.up_to(path, |path, entry| {
-            if let Some(change) = removed(tree, &path, &entry)? {
-                changes.push(change);
-            }
-            Ok(())
-        })
+        self.expected
+            .up_to(path, |path, entry| count(tree, &path, &entry, changes))
     }
+}
+
+fn count(
+    tree: &MergedTree,
+    path: &[u8],
+    expected: &Entry,
+    changes: &mut Changes,
+) -> Result<(), ScanError> {
+    match removed(tree, path, expected)? {
+        Some(change) => changes.push(change),
+        None => changes.pass_over(path, ChangeKind::Removed, Some(expected), None),
+    }
+    Ok(())
 }
 
 /// The change of a path that is hidden; none where nobody would want to know.

@@ -77,6 +77,25 @@ pub enum Rehash {
     All,
 }
 
+/// Which changes a scan keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeps {
+    /// What findings list: the worst of each kind, in little memory.
+    #[default]
+    Findings,
+    /// All of them, also those that are not worth a finding: for a person who asks.
+    Everything,
+}
+
+impl Keeps {
+    fn changes(self) -> Changes {
+        match self {
+            Self::Findings => Changes::default(),
+            Self::Everything => Changes::listing_every(),
+        }
+    }
+}
+
 /// What one pass found.
 #[derive(Debug, Default)]
 pub struct ScanOutcome {
@@ -94,14 +113,11 @@ impl ScanOutcome {
     /// Two directories of one container as one.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        for change in other.changes.iter() {
-            self.changes.push(change.clone());
-        }
         self.unverifiable.join(other.unverifiable);
         self.entries = self.entries.saturating_add(other.entries);
         self.bytes_hashed = self.bytes_hashed.saturating_add(other.bytes_hashed);
         Self {
-            changes: self.changes.finished(),
+            changes: self.changes.and(other.changes),
             ..self
         }
     }

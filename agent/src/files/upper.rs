@@ -20,7 +20,7 @@ use super::known::{Key, Known};
 use super::observe::{Depth, Observed};
 use super::open::{self, Pinned, file_type};
 use super::walk::{At, Next, Visitor, walk};
-use super::{Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, follow, genuine};
+use super::{Keeps, Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, follow, genuine};
 
 /// Changes of one path that are remembered; a whiteout over a large directory is worked out each time.
 const MAX_REMEMBERED: usize = 16;
@@ -43,10 +43,19 @@ pub struct Upper<'a> {
 /// The scans of one container, with what they remember. A new one for another tree or directory.
 #[derive(Debug, Default)]
 pub struct UpperScan {
+    keeps: Keeps,
     known: Known,
 }
 
 impl UpperScan {
+    /// Scans that keep these changes.
+    pub fn keeping(keeps: Keeps) -> Self {
+        Self {
+            keeps,
+            ..Self::default()
+        }
+    }
+
     /// Scans once.
     pub fn scan(
         &mut self,
@@ -62,7 +71,10 @@ impl UpperScan {
             observer,
             pass,
             known: &mut self.known,
-            outcome: ScanOutcome::default(),
+            outcome: ScanOutcome {
+                changes: self.keeps.changes(),
+                ..ScanOutcome::default()
+            },
             hidden: None,
             is_given_up: false,
         };
@@ -255,7 +267,7 @@ impl Visit<'_> {
         let actual = head.map_or_else(|_| pinned.unread_entry(), |(observed, _)| observed.entry);
         let judged = judge(at.path, kind, expected.as_ref(), Some(&actual), &[]);
         let severity = judged.map(|change| change.severity);
-        if severity.is_some() || !is_harmless_log {
+        if severity.is_some() || !is_harmless_log || self.outcome.changes.lists_every() {
             // Much data is no reason to wake anybody: it waits its turn.
             let least = if reason == Unread::Postponed {
                 Severity::Info
@@ -333,7 +345,8 @@ impl Visit<'_> {
         expected: Option<&Entry>,
         pinned: &Pinned,
     ) -> Result<Option<Statx>, Unread> {
-        let may_be = pinned.file_type() == FileType::RegularFile
+        let may_be = !self.outcome.changes.lists_every()
+            && pinned.file_type() == FileType::RegularFile
             && pinned.stat.stx_size > 0
             && is_volatile_unless_it_runs(at.path)
             && expected.is_none_or(|expected| classify(at.path, expected) == Class::Volatile);
@@ -375,6 +388,8 @@ impl Visit<'_> {
             lent.extend(follow::class_after(upper, observer, *pass, path, actual)?);
         }
         let Some(mut change) = judge(path, kind, expected, Some(actual), &lent) else {
+            let changes = &mut self.outcome.changes;
+            changes.pass_over(path, kind, expected, Some(actual));
             return Ok(None);
         };
         genuine::opine(self.upper, pinned, &mut change)?;
@@ -407,9 +422,10 @@ impl Visit<'_> {
         let Some(expected) = expected else {
             return Ok(()); // over nothing
         };
-        found
-            .changes
-            .extend(removed(self.upper.tree, path, &expected)?);
+        match removed(self.upper.tree, path, &expected)? {
+            Some(change) => found.changes.push(change),
+            None => self.pass_over_removed(path, &expected),
+        }
         if expected.node.is_directory() {
             self.remove_below(path, found)?;
         }
@@ -423,6 +439,7 @@ impl Visit<'_> {
             // A whole image may be hidden: counting it is progress. Counting it in part would be a lie.
             (self.pass.is_over)();
             let Some(change) = removed(self.upper.tree, &below.path, &below.entry)? else {
+                self.pass_over_removed(&below.path, &below.entry);
                 continue;
             };
             if found.changes.len() < MAX_REMEMBERED {
@@ -433,6 +450,11 @@ impl Visit<'_> {
             }
         }
         Ok(())
+    }
+
+    fn pass_over_removed(&mut self, path: &[u8], expected: &Entry) {
+        let changes = &mut self.outcome.changes;
+        changes.pass_over(path, ChangeKind::Removed, Some(expected), None);
     }
 
     /// An entry below an opaque directory puts its path back, unless it is a whiteout.

@@ -16,6 +16,7 @@ use holdfast_registry::Blob;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::listing::{Listing, Lists};
 use super::memory::layer_keys;
 use super::verdicts::Verdicts;
 use super::witness::Witnesses;
@@ -25,7 +26,7 @@ use crate::files::fetches::{FetchProgress, Fetches};
 use crate::files::layers::{Compared, LayerKey, LayerResults};
 use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
-    MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
+    Keeps, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
     UpperScan, lower,
 };
 use crate::runtime::Roots;
@@ -54,6 +55,8 @@ pub struct Content {
     fetches: OnceLock<Fetches>,
     /// What each layer in use is compared with.
     layers: Mutex<HashMap<LayerKey, Expected>>,
+    /// Where somebody asks for every change.
+    listing: Option<Listing>,
 }
 
 /// What one unpacked layer must hold.
@@ -150,6 +153,14 @@ impl Cannot {
         }
     }
 
+    /// Neither the container's own files nor the layers below could be compared.
+    fn tell(&self, verdicts: &mut Verdicts) {
+        for check in [Check::Files, Check::Layers] {
+            verdicts.not_done(check, self.severity(), self.reason(), self.to_string());
+            verdicts.stand_on(check, self.basis());
+        }
+    }
+
     fn basis(&self) -> Basis {
         match self {
             Self::Table(unavailable) | Self::Fetch(unavailable, _) => unavailable.basis(),
@@ -167,6 +178,7 @@ impl Content {
             results: LayerResults::default(),
             fetches: OnceLock::new(),
             layers: Mutex::default(),
+            listing: None,
         }
     }
 
@@ -180,6 +192,20 @@ impl Content {
         self.tables.keep(table, Basis::RegistryBlob)
     }
 
+    /// Lists every change too, until [`Self::listed`] takes them. For one container at a time.
+    #[must_use]
+    pub fn listing(self) -> Self {
+        Self {
+            listing: Some(Listing::default()),
+            ..self
+        }
+    }
+
+    /// Every change that was seen since the last call.
+    pub fn listed(&self) -> Lists {
+        self.listing.as_ref().map(Listing::take).unwrap_or_default()
+    }
+
     /// Steps 4 and 5 of a look.
     pub(super) async fn check(
         self: Arc<Self>,
@@ -189,10 +215,12 @@ impl Content {
         verdicts: &mut Verdicts,
     ) {
         let started = Instant::now();
-        let before = (
-            memory.expectation.take(),
-            std::mem::take(&mut memory.uppers),
-        );
+        let mut uppers = std::mem::take(&mut memory.uppers);
+        if self.listing.is_some() {
+            let listing = || UpperScan::keeping(Keeps::Everything);
+            uppers.resize_with(identity.uppers().len(), listing);
+        }
+        let before = (memory.expectation.take(), uppers);
         let (content, identity_there, now) =
             (Arc::clone(&self), Arc::clone(identity), verdicts.now());
         // Whoever asks by hand waits for all of it.
@@ -230,15 +258,13 @@ impl Content {
         memory.uppers = worked.uppers;
         let workload = memory.about("").workload;
         match worked.files {
-            Ok(files) => report_files(files, workload.as_str(), verdicts),
-            Err(cannot) => {
-                for check in [Check::Files, Check::Layers] {
-                    let (severity, message) = (cannot.severity(), cannot.to_string());
-                    verdicts.not_done(check, severity, cannot.reason(), message);
-                    verdicts.stand_on(check, cannot.basis());
+            Ok(mut files) => {
+                if let Some(listing) = &self.listing {
+                    listing.add(&mut files.outcome.changes);
                 }
-                return;
+                report_files(files, workload.as_str(), verdicts);
             }
+            Err(cannot) => return cannot.tell(verdicts),
         }
         verdicts.took(&[Check::Files], started.elapsed());
         self.report_layers(identity, workload.as_str(), verdicts);
@@ -459,6 +485,9 @@ impl Content {
         let Some(results) = self.results.of(&layer_keys(identity)) else {
             return;
         };
+        if let Some(listing) = &self.listing {
+            listing.add_layers(&results);
+        }
         let oldest = results.iter().map(|compared| compared.at).min();
         let layers = results.iter().rev();
         let tampered: Vec<TamperedLayer> =

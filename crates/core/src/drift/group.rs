@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::every::{Every, Listed};
 use super::shown::{MAX_WORKLOAD, layer_title, noun, title, weight};
 use super::{Change, ChangeKind, Class};
 use crate::digest::{ChainId, DiffId};
@@ -11,6 +12,7 @@ use crate::display::shorten;
 use crate::finding::{
     Basis, Check, Condition, Detail, FileChange, FileDrift, LayerDrift, Severity, Subject,
 };
+use crate::layer::Entry;
 
 /// Changes that one finding lists (DESIGN section 10).
 pub const MAX_LISTED: usize = 1_000;
@@ -68,11 +70,80 @@ struct Kept {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     groups: BTreeMap<Group, Kept>,
+    /// Where somebody asks for all of them.
+    every: Option<Every>,
 }
 
 impl Changes {
+    /// Changes that also list every one.
+    pub fn listing_every() -> Self {
+        Self {
+            groups: BTreeMap::new(),
+            every: Some(Every::default()),
+        }
+    }
+
+    /// Whether every one is listed.
+    pub const fn lists_every(&self) -> bool {
+        self.every.is_some()
+    }
+
+    /// Every one, when they were listed; once.
+    pub const fn take_every(&mut self) -> Option<Every> {
+        self.every.take()
+    }
+
+    /// A difference that is not worth a finding: listed where every one is, and nowhere else.
+    pub fn pass_over(
+        &mut self,
+        path: &[u8],
+        kind: ChangeKind,
+        expected: Option<&Entry>,
+        actual: Option<&Entry>,
+    ) {
+        if let Some(every) = &mut self.every {
+            let change = Change {
+                path: path.to_vec(),
+                kind,
+                class: Class::Volatile,
+                severity: Severity::Info,
+                privileged: false,
+                expected: expected.cloned(),
+                actual: actual.cloned(),
+                note: None,
+            };
+            every.push(Listed {
+                change,
+                is_worth_a_finding: false,
+            });
+        }
+    }
+
+    /// Those of two directories of one container.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for (group, kept) in other.groups {
+            let own = self.groups.entry(group).or_default();
+            own.changes.extend(kept.changes);
+            for (class, total) in kept.totals {
+                *own.totals.entry(class).or_default() += total;
+            }
+        }
+        match (&mut self.every, other.every) {
+            (Some(own), Some(others)) => own.join(others),
+            (own, others) => *own = own.take().or(others),
+        }
+        self.finished()
+    }
+
     /// Adds a change of a container.
     pub fn push(&mut self, change: Change) {
+        if let Some(every) = &mut self.every {
+            every.push(Listed {
+                change: change.clone(),
+                is_worth_a_finding: true,
+            });
+        }
         self.push_into(Group::of(&change), change);
     }
 
@@ -370,7 +441,7 @@ fn list(changes: &[Change]) -> Vec<FileChange> {
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::layer::{Entry, Marker, Node};
+    use crate::layer::{Marker, Node};
 
     fn file(content: &[u8], mode: u32) -> Entry {
         Entry {
@@ -548,6 +619,33 @@ mod tests {
                 1_000,
                 1_001
             )]
+        );
+    }
+    #[test]
+    fn who_asks_for_every_change_gets_them_all_and_findings_do_not_change() {
+        let file = file(b"x", 0o644);
+        let with_all = |mut changes: Changes| {
+            for number in 0..2_500 {
+                changes.push(added(&format!("opt/{number}"), 0o644));
+            }
+            changes.pass_over(b"tmp/x", ChangeKind::Added, None, Some(&file));
+            changes
+        };
+        let mut all = with_all(Changes::listing_every()).and(with_all(Changes::listing_every()));
+        let every = all.take_every().unwrap();
+
+        assert_eq!(every.left_out(), 0);
+        let listed = every.into_listed();
+        assert_eq!(listed.len(), 2 * 2_501);
+        let is_passed_over = |listed: &&Listed| !listed.is_worth_a_finding;
+        assert_eq!(listed.iter().filter(is_passed_over).count(), 2);
+
+        let usual = with_all(Changes::default()).and(with_all(Changes::default()));
+        assert!(!usual.lists_every());
+        assert_eq!(usual, all);
+        assert_eq!(
+            summary(&conditions(usual, "w", None)),
+            [("data", Severity::Info, 1_000, 5_000)]
         );
     }
 }

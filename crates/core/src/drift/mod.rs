@@ -4,6 +4,7 @@ pub mod accounts;
 mod change;
 pub mod class;
 pub mod compare;
+pub mod every;
 pub mod group;
 pub(crate) mod shown;
 
