@@ -31,6 +31,11 @@ pub enum TrustError {
     /// Too many files.
     #[error("{0} holds more than {MAX_FILES} policy files")]
     TooMany(PathBuf),
+    /// Somebody has named a folder that holds none.
+    #[error(
+        "{0}: holds no policy; expected ClusterImagePolicy documents, in a folder as *.yaml or *.yml"
+    )]
+    HoldsNone(PathBuf),
     /// A policy is refused, with file, line and column.
     #[error(transparent)]
     Refused(#[from] PolicyError),
@@ -39,10 +44,10 @@ pub enum TrustError {
     Source(#[from] SetupError),
 }
 
-/// What a policy path means that is not there.
+/// What a policy path means that is not there, or holds no policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// A folder that nobody has made holds no policies.
+    /// Nobody has made the folder, or put a policy there: there are none.
     HoldsNone,
     /// Somebody has named it: a mistake.
     IsRefused,
@@ -192,7 +197,12 @@ fn read_files(paths: &[PathBuf], missing: Missing) -> Result<Vec<File>, TrustErr
         let unreadable = |error| TrustError::Unreadable(path.clone(), error);
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
-                for file in policy_files(path)? {
+                let found = policy_files(path)?;
+                // A check against policies that are not there would pass what nobody vouched for.
+                if found.is_empty() && missing == Missing::IsRefused {
+                    return Err(TrustError::HoldsNone(path.clone()));
+                }
+                for file in found {
                     files.push(read_file(&file)?);
                 }
             }

@@ -76,3 +76,39 @@ async fn a_fifo_among_the_policies_stops_neither_their_reload_nor_the_agents_end
     let status = agent.stop().await;
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn a_policy_path_that_holds_no_policy_is_refused_and_a_folder_that_nobody_named_may_be_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (empty, others) = (path("empty.d"), path("others.d"));
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::create_dir(&others).unwrap();
+    std::fs::write(others.join("policy.txt"), PASS).unwrap();
+    std::fs::write(others.join(".hidden.yaml"), PASS).unwrap();
+    std::fs::write(path("nothing.yaml"), "# later\n").unwrap();
+    std::fs::write(path("pass.yaml"), PASS).unwrap();
+    let good = path("pass.yaml");
+    for named in [empty.clone(), others, path("nothing.yaml")] {
+        let named = named.to_str().unwrap();
+        let mut arguments = vec![
+            "check",
+            "--containerd",
+            "/var/tmp/holdfast-no-containerd.sock",
+        ];
+        // One that holds some does not hide another that holds none.
+        arguments.extend(["--policy", good.to_str().unwrap(), "--policy", named]);
+        let printed = agent::run(&arguments);
+        assert_eq!(printed.code, 78, "{named} {printed:?}");
+        for said in [named, "holds no policy; expected"] {
+            assert!(printed.errors.contains(said), "{named} {printed:?}");
+        }
+    }
+
+    let file = path("agent.toml");
+    for policies in [empty, path("missing.d")] {
+        std::fs::write(&file, config(folder.path(), &policies)).unwrap();
+        let printed = agent::run(&["config", "check", file.to_str().unwrap()]);
+        assert_eq!(printed.code, 0, "{printed:?}");
+    }
+}

@@ -1,7 +1,8 @@
-//! `check`, `diff` and `config check` as a person or a script meets them: exit codes, shapes, what is read and
+//! `check` and `config check` as a person or a script meets them: exit codes, shapes, what is read and
 //! what is written. Long because it is the list of what the commands promise.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,7 +11,10 @@ use holdfast_tests::agent;
 use holdfast_tests::command;
 use holdfast_tests::image::Image;
 use holdfast_tests::layer::Entry;
+use holdfast_tests::process::Process;
 use holdfast_tests::program::{self, Build};
+use holdfast_tests::wait;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::scene::{IMAGE, Scene};
@@ -100,7 +104,8 @@ async fn a_check_that_could_not_be_done_is_three_unless_there_is_worse() {
     assert_eq!(scene.printed(&[]).code, 3);
     assert_eq!(scene.printed(&["--fail-on", "info"]).code, 1);
     one.remove();
-    assert_eq!(scene.printed(&[]).code, 0);
+    // Nothing is left that the arguments mean.
+    assert_eq!(scene.printed(&[]).code, 2);
 }
 
 #[tokio::test]
@@ -112,7 +117,7 @@ async fn a_runtime_that_is_not_there_is_four() {
     assert!(printed.errors.contains("containerd.sock"), "{printed:?}");
     assert_eq!(printed.output, "");
     // Somebody listened there once.
-    drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
+    drop(UnixListener::bind(&nowhere).unwrap());
     let printed = agent::run(&["check", "--containerd", nowhere.to_str().unwrap()]);
     assert_eq!(printed.code, 4, "{printed:?}");
 }
@@ -245,15 +250,40 @@ async fn a_container_is_named_by_the_beginning_of_its_id() {
     };
     assert_eq!(ids(&["--container", "alpha"]), ["alpha-1", "alpha-2"]);
     assert_eq!(ids(&["--container", "alpha-2"]), ["alpha-2"]);
-    assert_eq!(ids(&["--container", "lpha"]), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_selection_that_selects_nothing_is_two_and_a_node_without_containers_is_not() {
+    let scene = Scene::with(&Image::busybox([])).await;
     let socket = scene.containerd.socket();
-    let elsewhere = ["check", "--namespace", "another", "--containerd"];
-    let printed = agent::run(&[&elsewhere, [socket.to_str().unwrap()].as_slice()].concat());
-    assert_eq!(printed.code, 0, "{printed:?}");
-    assert!(
-        printed.output.contains("No running containers."),
-        "{printed:?}"
-    );
+    let check = |more: &[&str]| {
+        let mut arguments = vec!["check", "--containerd", socket.to_str().unwrap()];
+        arguments.extend(["--agent-state", "/var/tmp/holdfast-no-agent"]);
+        arguments.extend(more);
+        agent::run(&arguments)
+    };
+    let none = check(&[]);
+    assert_eq!(none.code, 0, "{none:?}");
+    assert!(none.output.contains("No running containers."), "{none:?}");
+
+    scene.run("alpha");
+    for (selection, said) in [
+        (
+            ["--container", "lpha"],
+            "no running container has an id that begins with \"lpha\"",
+        ),
+        (
+            ["--namespace", "another"],
+            "no running container in containerd namespace \"another\"",
+        ),
+    ] {
+        for output in ["table", "json", "jsonl"] {
+            let printed = check(&[selection.as_slice(), &["-o", output]].concat());
+            assert_eq!(printed.code, 2, "{printed:?}");
+            assert_eq!(printed.output, "", "{printed:?}");
+            assert!(printed.errors.contains(said), "{printed:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -311,6 +341,30 @@ async fn without_a_state_folder_nothing_stays() {
     let (code, printed, errors) = text(&output);
     assert_eq!((code, printed.lines().count()), (Some(1), 4), "{errors}");
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_interrupted_check_says_so_and_nothing_of_it_stays() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (temporary, socket) = (folder.path().join("tmp"), folder.path().join("c.sock"));
+    std::fs::create_dir(&temporary).unwrap();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        // Somebody who takes the call and never answers.
+        let runtime = UnixListener::bind(&socket).unwrap();
+        runtime.set_nonblocking(true).unwrap();
+        let mut command = Command::new(program::path("holdfast-agent", Build::Released));
+        command.args(["check", "--containerd"]).arg(&socket);
+        command.env("TMPDIR", &temporary);
+        let mut check = Process::start("check", &mut command, &folder.path().join("log"));
+        let _call = wait::until("check calls", async || runtime.accept().ok()).await;
+        assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 1);
+
+        check.signal(signal);
+
+        assert_eq!(check.exit_code().await, code);
+        assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+        std::fs::remove_file(&socket).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -441,45 +495,4 @@ async fn a_bad_configuration_is_refused_with_its_place_and_what_was_expected() {
     }
     std::fs::write(&file, "[scan]\nupper-interval = \"1s\"\n").unwrap();
     assert_eq!(agent::run(&["config", "check", path]).code, 0);
-}
-
-#[tokio::test]
-async fn diff_shows_what_docker_diff_should_have_shown() {
-    let scene = scene().await;
-    let socket = scene.containerd.socket();
-    let arguments = |container: &'static str, output: &'static str| {
-        let mut all = vec!["diff", container, "-o", output, "--containerd"];
-        all.push(socket.to_str().unwrap());
-        all.extend(["--namespace", scene.containerd.namespace()]);
-        all.extend(["--agent-state", "/var/tmp/holdfast-no-agent"]);
-        all
-    };
-    let printed = agent::run(&arguments("alpha-2", "jsonl"));
-    assert_eq!(printed.code, 0, "{printed:?}");
-    let line = |line: &str| {
-        let change: Value = serde_json::from_str(line).unwrap();
-        let word = |key: &str| change[key].as_str().unwrap().to_owned();
-        format!(
-            "{} {} {} {}",
-            word("place"),
-            word("change"),
-            word("class"),
-            word("path")
-        )
-    };
-    let lines: Vec<String> = printed.output.lines().map(line).collect();
-    assert_eq!(
-        lines,
-        [
-            "container removed data /opt/app/data.txt",
-            "container added program /usr/bin/evil",
-            "container modified program /usr/bin/tool",
-        ]
-    );
-    let printed = agent::run(&arguments("alpha-2", "table"));
-    assert!(printed.output.starts_with("CHANGE"), "{printed:?}");
-    assert_eq!(printed.output.lines().count(), 4, "{printed:?}");
-    assert_eq!(agent::run(&arguments("alpha-1", "jsonl")).output, "");
-    let ambiguous = agent::run(&arguments("alpha", "jsonl"));
-    assert_eq!(ambiguous.code, 2, "{ambiguous:?}");
 }

@@ -1,98 +1,35 @@
-//! `check`: every running container once, and what was found.
+//! `check`: every running container once, and what was found. What `diff` shares with it is here too.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_core::coverage::ContainerStatus;
-use holdfast_core::finding::{Finding, Severity};
-use holdfast_core::place::{self, Places};
+use holdfast_core::finding::Severity;
 use holdfast_registry::{Client, Registries};
-use tempfile::TempDir;
-use tokio::task::JoinSet;
 
+use super::interrupt::{self, State};
+use super::looks::{self, Selected};
 use super::report::Report;
-use super::{Check, Exit, Output, Scope, complain};
+use super::selection::{NotMeant, Reach, Selection};
+use super::{Check, Exit, Output, complain};
 use crate::config::Containerd as Expected;
 use crate::files::keep::Keep;
 use crate::files::tables::Tables;
-use crate::inspect::{Content, Depth, Inspector, Layers, LookError, Looked, Memory, Shared};
+use crate::inspect::{Content, Lists, Shared};
 use crate::runtime::CallError;
-use crate::runtime::containerd::{Containerd, Timing};
-use crate::runtime::list::{Found, list};
 use crate::sources::Wanted;
 use crate::telemetry::Metrics;
 use crate::trust::{Missing, Trust, TrustError};
 use crate::worker::Workers;
 
-/// Looks at one time.
-const LOOKS_AT_ONCE: usize = 2;
-
 /// How long one look may take before it is reported as not done.
 const LOOK_DEADLINE: std::time::Duration = std::time::Duration::from_mins(10);
-
-/// Which containers are checked, and against what.
-#[derive(Clone, Debug)]
-pub(super) struct Selection {
-    sockets: Vec<PathBuf>,
-    namespace: Option<String>,
-    container: Option<String>,
-    policies: Vec<PathBuf>,
-    layouts: Vec<PathBuf>,
-    insecure_registries: Vec<String>,
-    state: Option<PathBuf>,
-    agent_state: PathBuf,
-    skeletons: Option<PathBuf>,
-}
-
-impl Selection {
-    fn of(arguments: &Check) -> Self {
-        Self {
-            container: arguments.container.clone(),
-            policies: arguments.policies.clone(),
-            layouts: arguments.layouts.clone(),
-            insecure_registries: arguments.insecure_registries.clone(),
-            ..Self::scoped(&arguments.scope)
-        }
-    }
-
-    /// One container, without policies.
-    pub(super) fn only(scope: &Scope, container: &str) -> Self {
-        Self {
-            container: Some(container.to_owned()),
-            ..Self::scoped(scope)
-        }
-    }
-
-    fn scoped(scope: &Scope) -> Self {
-        Self {
-            sockets: scope.sockets.clone(),
-            namespace: scope.namespace.clone(),
-            container: None,
-            policies: Vec::new(),
-            layouts: Vec::new(),
-            insecure_registries: Vec::new(),
-            state: scope.state.clone(),
-            agent_state: scope.agent_state.clone(),
-            skeletons: scope.skeletons.clone(),
-        }
-    }
-
-    fn takes(&self, found: &Found) -> bool {
-        let key = &found.record.key;
-        self.namespace
-            .as_ref()
-            .is_none_or(|namespace| *namespace == key.namespace)
-            && self
-                .container
-                .as_ref()
-                .is_none_or(|id| key.id.starts_with(id.as_str()))
-    }
-}
 
 /// Why nothing was checked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
+    #[error(transparent)]
+    Selection(#[from] NotMeant),
     #[error("no containerd socket found; name one with --containerd SOCKET")]
     NoSocket,
     #[error("{0}: not permitted; run as root")]
@@ -109,6 +46,7 @@ impl Failure {
     pub(super) fn complain(&self) -> Exit {
         complain(self);
         match self {
+            Self::Selection(_) => Exit::Usage,
             Self::Permission(_) => Exit::Permission,
             Self::NoSocket | Self::Runtime(..) => Exit::Runtime,
             Self::Policy(_) => Exit::Refused,
@@ -121,20 +59,27 @@ impl Failure {
 }
 
 pub(super) fn run(arguments: &Check) -> Exit {
-    let report = match checked(&Selection::of(arguments)) {
-        Ok(report) => report,
-        Err(failure) => return failure.complain(),
-    };
+    let selection = Selection::of(arguments);
+    let (output, fail_on) = (arguments.output, arguments.fail_on);
+    looking(&selection, async |looked| {
+        let Looked { report, .. } = looked;
+        // A reader that does not read must not keep a signal from ending us.
+        let printing = tokio::task::spawn_blocking(move || print(&report, output, fail_on));
+        printing.await.unwrap_or(Exit::Failure)
+    })
+}
+
+fn print(report: &Report, output: Output, fail_on: Severity) -> Exit {
     let mut out = io::stdout().lock();
-    let printed = match arguments.output {
+    let printed = match output {
         Output::Table => report.print_table(&mut out),
         Output::Json => report.print_json(&mut out),
         Output::Jsonl => report.print_jsonl(&mut out),
     };
     match printed.and_then(|()| out.flush()) {
-        Ok(()) => exit(&report, arguments.fail_on),
+        Ok(()) => exit(report, fail_on),
         // Whoever reads only the beginning (`| head`) has what he wants.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit(&report, arguments.fail_on),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit(report, fail_on),
         Err(error) => {
             complain(&error);
             Exit::Failure
@@ -156,34 +101,49 @@ fn exit(report: &Report, fail_on: Severity) -> Exit {
     }
 }
 
-/// Checks what is selected.
-pub(super) fn checked(selection: &Selection) -> Result<Report, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(checked_async(selection))
+/// What was seen of what is selected.
+pub(super) struct Looked {
+    pub(super) report: Report,
+    /// Every change, where they were asked for.
+    pub(super) lists: Lists,
 }
 
-async fn checked_async(selection: &Selection) -> Result<Report, Failure> {
+/// Looks at what is selected and hands what was seen to `then`. A signal ends it; nothing is left behind.
+pub(super) fn looking(selection: &Selection, then: impl AsyncFnOnce(Looked) -> Exit) -> Exit {
+    let state = match State::new(selection.state.as_deref()) {
+        Ok(state) => state,
+        Err(error) => return Failure::State(error).complain(),
+    };
+    let command = async {
+        match look(selection, state.folder()).await {
+            Ok(looked) => then(looked).await,
+            Err(failure) => failure.complain(),
+        }
+    };
+    let ended = interrupt::run(command);
+    drop(state);
+    ended.unwrap_or_else(|error| Failure::State(error).complain())
+}
+
+async fn look(selection: &Selection, state: &Path) -> Result<Looked, Failure> {
     let sockets = Wanted::new(&selection.sockets, PathBuf::from("/")).new_ones();
     if sockets.is_empty() {
         return Err(Failure::NoSocket);
     }
-    let (shared, _temporary) = shared(selection)?;
-    let mut looks = Looks::default();
-    for socket in sockets {
-        let runtime = Arc::new(Containerd::new(socket.clone(), Timing::default()));
-        let found = list(&runtime)
-            .await
-            .map_err(|error| unreachable(socket, error))?;
-        let inspector = Arc::new(Inspector::new(runtime, Arc::clone(&shared)));
-        for found in found.into_iter().filter(|found| selection.takes(found)) {
-            looks.start(&inspector, &shared.node, found).await;
-        }
+    let shared = shared(selection, state)?;
+    let running = looks::running(sockets, &shared)
+        .await
+        .map_err(|(socket, error)| unreachable(socket, error))?;
+    let selected = selection.narrow(running, Selected::key)?;
+    let (containers, findings) = looks::look_at(selected, &shared.node).await;
+    if containers.is_empty() {
+        // They have ended since they were listed.
+        selection.none()?;
     }
-    let (containers, findings) = looks.finish().await;
-    Ok(Report::new(containers, findings))
+    Ok(Looked {
+        report: Report::new(containers, findings),
+        lists: shared.content.listed(),
+    })
 }
 
 fn unreachable(socket: PathBuf, error: CallError) -> Failure {
@@ -196,29 +156,26 @@ fn unreachable(socket: PathBuf, error: CallError) -> Failure {
     }
 }
 
-/// Everything is written below the state folder; without one, below a temporary folder that goes.
-fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failure> {
-    let (state, temporary) = if let Some(state) = &selection.state {
-        (state.clone(), None)
-    } else {
-        let temporary = tempfile::Builder::new()
-            .prefix("holdfast-check.")
-            .tempdir()?;
-        (temporary.path().to_owned(), Some(temporary))
-    };
+/// Everything is written below `state`.
+fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
-    let tables = Tables::new(&state, agents)?.with_skeletons(selection.skeletons.as_deref());
+    let tables = Tables::new(state, agents)?.with_skeletons(selection.skeletons.as_deref());
     let workers = Workers::default();
     let access = Registries::default().access(&selection.insecure_registries);
     let client = Client::new(access).map_err(TrustError::from)?;
+    let content = Content::new(tables, workers.clone());
+    let content = match selection.reach {
+        Reach::All => content,
+        Reach::One => content.listing(),
+    };
     let shared = Shared {
         node: rustix::system::uname()
             .nodename()
             .to_string_lossy()
             .into_owned(),
-        content: Arc::new(Content::new(tables, workers.clone())),
+        content: Arc::new(content),
         workers,
-        keep: Keep::new(&state)?,
+        keep: Keep::new(state)?,
         trust: Trust::of(
             selection.policies.clone(),
             &selection.layouts,
@@ -229,7 +186,7 @@ fn shared(selection: &Selection) -> Result<(Arc<Shared>, Option<TempDir>), Failu
         expected_namespaces: expected_namespaces(selection),
         deadline: LOOK_DEADLINE,
     };
-    Ok((Arc::new(shared), temporary))
+    Ok(Arc::new(shared))
 }
 
 /// Somebody who names a namespace expects it.
@@ -237,54 +194,4 @@ fn expected_namespaces(selection: &Selection) -> Vec<String> {
     let mut expected = Expected::default().expected_namespaces;
     expected.extend(selection.namespace.clone());
     expected
-}
-
-/// The looks, a few at a time.
-#[derive(Debug, Default)]
-struct Looks {
-    running: JoinSet<Result<Looked, LookError>>,
-    containers: Vec<ContainerStatus>,
-    findings: Vec<Finding>,
-}
-
-impl Looks {
-    async fn start(&mut self, inspector: &Arc<Inspector<Containerd>>, node: &str, found: Found) {
-        while self.running.len() >= LOOKS_AT_ONCE {
-            self.join().await;
-        }
-        let (inspector, node) = (Arc::clone(inspector), node.to_owned());
-        self.running.spawn(async move {
-            let mut memory = Memory::new(found);
-            let now = crate::now();
-            let looked = inspector
-                .look(&mut memory, Depth::Whole, Layers::CompareNow, now)
-                .await;
-            match looked {
-                // A look that hangs says nothing about the container but that.
-                Err(LookError::Deadline(_)) => Ok(memory.not_looked(&node, now)),
-                other => other,
-            }
-        });
-    }
-
-    async fn finish(mut self) -> (Vec<ContainerStatus>, Vec<Finding>) {
-        while !self.running.is_empty() {
-            self.join().await;
-        }
-        (self.containers, self.findings)
-    }
-
-    async fn join(&mut self) {
-        match self.running.join_next().await {
-            Some(Ok(Ok(looked))) => {
-                let now = looked.status.observed_at;
-                let findings = place::advance(&mut Places::new(), &looked.about, looked.look, now);
-                self.findings.extend(findings);
-                self.containers.push(looked.status);
-            }
-            // It has ended meanwhile: nothing runs that could be checked.
-            Some(Ok(Err(LookError::Gone | LookError::Deadline(_)))) | None => {}
-            Some(Err(error)) => complain(&error),
-        }
-    }
 }

@@ -1,102 +1,159 @@
-//! `diff CONTAINER`: what `docker diff` should have been.
+//! `diff CONTAINER`: what `docker diff` should have been. Every path is listed, also where a change is worth no
+//! finding; what is not listed is counted, and the exit code says so.
 
 use std::io::{self, Write};
 
-use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding};
+use holdfast_core::drift::every::{Every, Listed};
+use holdfast_core::drift::{ChangeKind, Class};
+use holdfast_core::finding::{Check, Detail, FileChange, FileState, Severity};
 use serde::Serialize;
+use serde::ser::{SerializeSeq as _, Serializer as _};
 
-use super::check::{self, Selection};
-use super::table::Table;
+use super::check::{self, Looked};
+use super::selection::Selection;
+use super::table::print_rows;
 use super::{Diff, Exit, Output, complain};
+use crate::inspect::Lists;
+
+const HEADING: [&str; 6] = ["CHANGE", "CLASS", "IN", "PATH", "EXPECTED", "ACTUAL"];
+
+/// A change, and where it is: in the container's own layer, or in an unpacked layer of the image.
+type Placed = (&'static str, Listed);
 
 #[derive(Debug, Serialize)]
-struct Line<'a> {
-    /// Where the difference is: the container's own layer, or an unpacked layer of the image.
+struct Line {
     place: &'static str,
-    #[serde(flatten)]
-    change: &'a FileChange,
+    path: String,
+    change: ChangeKind,
+    class: Class,
+    /// `null` for a change that is not worth a finding.
+    severity: Option<Severity>,
+    expected: Option<FileState>,
+    actual: Option<FileState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// Why the list is not whole.
+#[derive(Debug, thiserror::Error)]
+enum NotListed {
+    #[error("{0} more not listed")]
+    LeftOut(u64),
+    #[error("{0}: {1}")]
+    NotDone(Check, String),
 }
 
 pub(super) fn run(arguments: &Diff) -> Exit {
     let selection = Selection::only(&arguments.scope, &arguments.container);
-    let report = match check::checked(&selection) {
-        Ok(report) => report,
-        Err(failure) => return failure.complain(),
-    };
-    if report.containers.len() != 1 {
-        let found = report.containers.len();
-        complain(&io::Error::other(format!(
-            "{found} running containers begin with {:?}",
-            arguments.container
-        )));
-        return Exit::Usage;
+    let output = arguments.output;
+    check::looking(&selection, async |looked| {
+        // A reader that does not read must not keep a signal from ending us.
+        let printing = tokio::task::spawn_blocking(move || show(looked, output));
+        printing.await.unwrap_or(Exit::Failure)
+    })
+}
+
+fn show(looked: Looked, output: Output) -> Exit {
+    let Looked { report, lists } = looked;
+    let mut not_listed: Vec<NotListed> = report
+        .findings
+        .iter()
+        .filter_map(|finding| match &finding.detail {
+            // Nobody asked whether the image is signed.
+            Detail::Unverifiable(undone) if undone.check != Check::Signature => {
+                Some(NotListed::NotDone(undone.check, undone.message.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    let (placed, left_out) = placed(lists);
+    if left_out > 0 {
+        not_listed.push(NotListed::LeftOut(left_out));
     }
-    let lines = lines(&report.findings);
-    if let Err(error) = print(&lines, arguments.output, &mut io::stdout().lock()) {
-        complain(&error);
-        return Exit::Failure;
-    }
-    for finding in &report.findings {
-        if let Detail::Unverifiable(unverifiable) = &finding.detail {
-            complain(&io::Error::other(format!(
-                "{}: {}",
-                unverifiable.check, unverifiable.message
-            )));
+    match print(&placed, output, &mut io::stdout().lock()) {
+        // Whoever reads only the beginning (`| head`) has what he wants.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&error);
+            return Exit::Failure;
         }
+        Ok(()) | Err(_) => {}
     }
-    let is_incomplete = report.findings.iter().any(|finding| match &finding.detail {
-        Detail::Unverifiable(unverifiable) => unverifiable.check != Check::Signature,
-        _ => false,
-    });
-    if is_incomplete {
-        Exit::Incomplete
-    } else {
+    for reason in &not_listed {
+        complain(reason);
+    }
+    if not_listed.is_empty() {
         Exit::Clean
+    } else {
+        Exit::Incomplete
     }
 }
 
-fn lines(findings: &[Finding]) -> Vec<Line<'_>> {
-    let mut lines = Vec::new();
-    for finding in findings {
-        let (place, changes) = match &finding.detail {
-            Detail::FileDrift(drift) => ("container", &drift.changes),
-            Detail::LayerTampered(drift) => ("layer", &drift.changes),
-            _ => continue,
-        };
-        lines.extend(changes.iter().map(|change| Line { place, change }));
-    }
-    lines.sort_by(|a, b| (&a.change.path, a.place).cmp(&(&b.change.path, b.place)));
-    lines
+/// All of them by path, and how many more there are.
+fn placed(lists: Lists) -> (Vec<Placed>, u64) {
+    let left_out = lists.container.left_out() + lists.layers.left_out();
+    let in_place = |place, every: Every| every.into_listed().into_iter().map(move |it| (place, it));
+    let mut placed: Vec<Placed> = in_place("container", lists.container)
+        .chain(in_place("layer", lists.layers))
+        .collect();
+    placed.sort_by(|(a_place, a), (b_place, b)| {
+        (&a.change.path, a_place).cmp(&(&b.change.path, b_place))
+    });
+    (placed, left_out)
 }
 
-fn print(lines: &[Line<'_>], output: Output, out: &mut impl Write) -> io::Result<()> {
+fn line((place, listed): &Placed) -> Line {
+    let FileChange {
+        path,
+        change,
+        class,
+        severity,
+        expected,
+        actual,
+        note,
+    } = FileChange::from(&listed.change);
+    Line {
+        place,
+        path,
+        change,
+        class,
+        severity: listed.is_worth_a_finding.then_some(severity),
+        expected,
+        actual,
+        note,
+    }
+}
+
+fn print(placed: &[Placed], output: Output, out: &mut impl Write) -> io::Result<()> {
     match output {
+        // One at a time: there may be a million.
         Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, lines)?;
-            writeln!(out)
+            let mut json = serde_json::Serializer::pretty(&mut *out);
+            let mut all = json.serialize_seq(Some(placed.len()))?;
+            for one in placed {
+                all.serialize_element(&line(one))?;
+            }
+            all.end()?;
+            writeln!(out)?;
         }
         Output::Jsonl => {
-            for line in lines {
-                serde_json::to_writer(&mut *out, line)?;
+            for one in placed {
+                serde_json::to_writer(&mut *out, &line(one))?;
                 writeln!(out)?;
             }
-            Ok(())
         }
-        Output::Table => {
-            let mut table = Table::new(&["CHANGE", "CLASS", "IN", "PATH", "EXPECTED", "ACTUAL"]);
-            for Line { place, change } in lines {
-                table.push(vec![
-                    change.change.as_str().to_owned(),
-                    change.class.as_str().to_owned(),
-                    (*place).to_owned(),
-                    change.path.clone(),
-                    state(change.expected.as_ref()),
-                    state(change.actual.as_ref()),
-                ]);
-            }
-            write!(out, "{}", table.render())
-        }
+        Output::Table => print_rows(out, &HEADING, placed, |one| {
+            let line = line(one);
+            vec![
+                line.change.as_str().to_owned(),
+                line.class.as_str().to_owned(),
+                line.place.to_owned(),
+                line.path,
+                state(line.expected.as_ref()),
+                state(line.actual.as_ref()),
+            ]
+        })?,
     }
+    out.flush()
 }
 
 /// `0755 0:0 12ab34cd56ef`, or what else tells the two sides apart.

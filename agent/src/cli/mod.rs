@@ -3,7 +3,10 @@
 mod check;
 mod debug;
 mod diff;
+mod interrupt;
+mod looks;
 mod report;
+mod selection;
 mod serve;
 mod skeleton;
 mod table;
@@ -29,7 +32,8 @@ enum Command {
     /// Check every running container once, and say what was found.
     #[command(after_help = CHECK_EXIT_CODES)]
     Check(Check),
-    /// Show what a container changed, compared with its image.
+    /// Show every path that a container changed, compared with its image.
+    #[command(after_help = DIFF_EXIT_CODES)]
     Diff(Diff),
     /// Watch this node until stopped.
     Run(Run),
@@ -52,11 +56,16 @@ const CHECK_EXIT_CODES: &str = "\
 Exit codes:
   0   every container was checked, nothing at or above --fail-on
   1   findings at or above --fail-on
-  2   wrong arguments
+  2   wrong arguments, or no container that they mean
   3   some check could not be done
   4   containerd was not reachable
   5   not permitted (run as root)
-  78  the policy was refused";
+  78  the policy was refused
+  130 interrupted (143: terminated); the temporary folder is gone";
+
+const DIFF_EXIT_CODES: &str = "\
+Exit codes: 0 everything is listed; 2 no container, or several, begin so; 3 something could not be
+compared or listed; 4, 5, 130, 143 as for check";
 
 /// Which containers, and on what terms.
 #[derive(Debug, Args)]
@@ -152,6 +161,8 @@ enum Exit {
     Permission = 5,
     Failure = 70,
     Refused = 78,
+    Interrupted = 130,
+    Terminated = 143,
 }
 
 impl From<Exit> for ExitCode {
@@ -165,6 +176,8 @@ impl From<Exit> for ExitCode {
             Exit::Permission => 5,
             Exit::Failure => 70,
             Exit::Refused => 78,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
         };
         Self::from(code)
     }

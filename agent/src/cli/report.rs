@@ -5,16 +5,28 @@ use std::io::{self, Write};
 
 use holdfast_core::coverage::{CheckStatus, ContainerStatus, Outcome};
 use holdfast_core::display;
-use holdfast_core::finding::{Check, Detail, FileChange, Finding, Severity};
+use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding, Severity};
 use serde::Serialize;
 
-use super::table::Table;
+use super::table::print_rows;
 
 /// Longest name in a column; the middle goes first, because both ends tell names apart.
 const MAX_CELL: usize = 48;
 
 /// Changes listed below one finding on the terminal; JSON has them all.
 const MAX_CHANGES: usize = 5;
+
+const HEADING: [&str; 9] = [
+    "NAMESPACE",
+    "CONTAINER",
+    "IMAGE",
+    "MANIFEST",
+    "CONFIG",
+    "SIGNATURE",
+    "FILES",
+    "LAYERS",
+    "MOUNTS",
+];
 
 /// What one check of everything found.
 #[derive(Debug, Serialize)]
@@ -74,7 +86,7 @@ impl Report {
 
     pub(super) fn print_table(&self, out: &mut impl Write) -> io::Result<()> {
         if !self.containers.is_empty() {
-            write!(out, "{}", table(&self.containers).render())?;
+            print_rows(out, &HEADING, &self.containers, row)?;
         }
         for finding in &self.findings {
             write!(out, "{}", paragraph(finding))?;
@@ -97,8 +109,13 @@ impl Summary {
         if *containers == 0 {
             return "No running containers.".to_owned();
         }
+        let noun = if *containers == 1 {
+            "container"
+        } else {
+            "containers"
+        };
         format!(
-            "{containers} containers: {clean} clean, {with_findings} with findings ({critical} critical, \
+            "{containers} {noun}: {clean} clean, {with_findings} with findings ({critical} critical, \
              {warning} warning, {info} info), {incomplete} not fully checked."
         )
     }
@@ -137,48 +154,33 @@ fn summarize(containers: &[ContainerStatus], findings: &[Finding]) -> Summary {
     }
 }
 
-fn table(containers: &[ContainerStatus]) -> Table {
-    let heading = [
-        "NAMESPACE",
-        "CONTAINER",
-        "IMAGE",
-        "MANIFEST",
-        "CONFIG",
-        "SIGNATURE",
-        "FILES",
-        "LAYERS",
-        "MOUNTS",
-    ];
-    let mut table = Table::new(&heading);
-    for status in containers {
-        let container = &status.container;
-        let name = match &container.pod {
-            Some(pod) => format!("{}/{}/{}", pod.namespace, pod.name, container.name),
-            None => container.id.clone(),
-        };
-        let image = status.image.clone().unwrap_or_default();
-        let digest = |digest: Option<holdfast_core::digest::Digest>| {
-            digest.map_or_else(
-                || "-".to_owned(),
-                |digest| digest.encoded().chars().take(12).collect(),
-            )
-        };
-        table.push(vec![
-            cell(&container.namespace),
-            cell(&name),
-            cell(image.reference.as_deref().unwrap_or("-")),
-            digest(image.manifest_digest),
-            digest(image.config_digest),
-            status
-                .signature
-                .map_or("-", |verdict| verdict.as_str())
-                .to_owned(),
-            outcome(status, Check::Files),
-            outcome(status, Check::Layers),
-            outcome(status, Check::Mounts),
-        ]);
-    }
-    table
+fn row(status: &ContainerStatus) -> Vec<String> {
+    let container = &status.container;
+    let name = match &container.pod {
+        Some(pod) => format!("{}/{}/{}", pod.namespace, pod.name, container.name),
+        None => container.id.clone(),
+    };
+    let image = status.image.clone().unwrap_or_default();
+    let digest = |digest: Option<holdfast_core::digest::Digest>| {
+        digest.map_or_else(
+            || "-".to_owned(),
+            |digest| digest.encoded().chars().take(12).collect(),
+        )
+    };
+    vec![
+        cell(&container.namespace),
+        cell(&name),
+        cell(image.reference.as_deref().unwrap_or("-")),
+        digest(image.manifest_digest),
+        digest(image.config_digest),
+        status
+            .signature
+            .map_or("-", |verdict| verdict.as_str())
+            .to_owned(),
+        outcome(status, Check::Files),
+        outcome(status, Check::Layers),
+        outcome(status, Check::Mounts),
+    ]
 }
 
 /// One word about a check: its worst severity, `clean`, or why there is no answer.
@@ -261,40 +263,118 @@ fn changes(changes: &[FileChange], total: u64) -> Vec<String> {
     lines
 }
 
-/// `modified  /etc/passwd  sha256 12ab… → 34cd…  mode 0644 → 0666`.
+/// `modified  /etc/passwd  mode 0644 → 0666  sha256 12ab… → 34cd…`.
 pub(super) fn change_line(change: &FileChange) -> String {
     let name = change.change.as_str();
     let mut line = format!("{name}  {}", change.path);
-    let (expected, actual) = (change.expected.as_ref(), change.actual.as_ref());
-    let mut differ = |label: &str, before: Option<String>, after: Option<String>| {
+    let mut differ = |label: &str, of: fn(&FileState) -> Option<String>| {
+        let before = change.expected.as_ref().and_then(of);
+        let after = change.actual.as_ref().and_then(of);
         if before != after {
             let show = |side: Option<String>| side.unwrap_or_else(|| "none".to_owned());
             let _infallible = write!(line, "  {label} {} → {}", show(before), show(after));
         }
     };
-    let both = expected.is_some() && actual.is_some();
-    if both {
-        differ(
-            "type",
-            expected.map(|s| s.node_type.clone()),
-            actual.map(|s| s.node_type.clone()),
-        );
-        differ(
-            "mode",
-            expected.map(|s| s.mode.clone()),
-            actual.map(|s| s.mode.clone()),
-        );
-        let owner =
-            |state: &holdfast_core::finding::FileState| format!("{}:{}", state.uid, state.gid);
-        differ("owner", expected.map(owner), actual.map(owner));
+    if change.expected.is_some() && change.actual.is_some() {
+        differ("type", |state| Some(state.node_type.clone()));
+        differ("mode", |state| Some(state.mode.clone()));
+        differ("owner", |state| {
+            Some(format!("{}:{}", state.uid, state.gid))
+        });
+    } else {
+        differ("type", |state| {
+            let says_itself =
+                state.sha256.is_some() || state.target.is_some() || state.device.is_some();
+            (!says_itself).then(|| state.node_type.clone())
+        });
     }
-    let short = |digest: &String| digest.chars().take(12).collect::<String>();
-    let digest = |state: Option<&holdfast_core::finding::FileState>| {
-        state.and_then(|s| s.sha256.as_ref().map(short))
-    };
-    differ("sha256", digest(expected), digest(actual));
+    differ("sha256", |state| {
+        let sha256 = state.sha256.as_ref()?;
+        Some(sha256.chars().take(12).collect())
+    });
+    differ("target", |state| state.target.clone());
+    differ("device", |state| {
+        let device = state.device.as_ref()?;
+        Some(format!("{} {device}", state.node_type))
+    });
     if let Some(note) = &change.note {
         let _infallible = write!(line, "  ({note})");
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_core::drift::{Change, ChangeKind, Class};
+    use holdfast_core::layer::{Entry, Node};
+
+    use super::*;
+
+    fn shown(kind: ChangeKind, expected: Option<Node>, actual: Option<Node>) -> String {
+        let entry = |node| Entry {
+            node,
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            xattrs: Vec::new(),
+            hard_link: None,
+        };
+        change_line(&FileChange::from(&Change {
+            path: b"x".to_vec(),
+            kind,
+            class: Class::Data,
+            severity: Severity::Info,
+            privileged: false,
+            expected: expected.map(entry),
+            actual: actual.map(entry),
+            note: None,
+        }))
+    }
+
+    #[test]
+    fn a_link_shows_its_target_a_device_its_numbers_and_what_has_neither_its_type() {
+        let link = |target: &str| {
+            Some(Node::Symlink {
+                target: target.into(),
+            })
+        };
+        let (major, minor) = (8, 1);
+        let device = Some(Node::BlockDevice { major, minor });
+        for (line, due) in [
+            (
+                shown(ChangeKind::Added, None, link("/etc/shadow")),
+                "added  /x  target none → /etc/shadow",
+            ),
+            (
+                shown(ChangeKind::Modified, link("a"), link("b\n")),
+                "modified  /x  target a → b\\x0a",
+            ),
+            (
+                shown(ChangeKind::Added, None, device),
+                "added  /x  device none → block-device 8:1",
+            ),
+            (
+                shown(ChangeKind::Added, None, Some(Node::Fifo)),
+                "added  /x  type none → fifo",
+            ),
+            (
+                shown(ChangeKind::Removed, link("a"), None),
+                "removed  /x  target a → none",
+            ),
+        ] {
+            assert_eq!(line, due);
+        }
+    }
+
+    #[test]
+    fn one_container_is_no_plural() {
+        let summary = |containers| Summary {
+            containers,
+            clean: containers,
+            ..Summary::default()
+        };
+        assert!(summary(1).sentence().starts_with("1 container: 1 clean"));
+        assert!(summary(2).sentence().starts_with("2 containers: 2 clean"));
+        assert_eq!(summary(0).sentence(), "No running containers.");
+    }
 }

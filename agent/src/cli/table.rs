@@ -1,43 +1,36 @@
 //! Plain tables for the terminal: columns as wide as their widest cell, nothing else.
 
 use std::fmt::Write as _;
+use std::io::{self, Write};
 
-/// Rows of cells under a heading.
-#[derive(Debug)]
-pub(super) struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    pub(super) fn new(heading: &[&str]) -> Self {
-        Self {
-            rows: vec![heading.iter().map(|&cell| cell.to_owned()).collect()],
+/// Prints a line for each of `items` under a heading, without trailing blanks. Each row is made twice, once
+/// for the widths: rows of a million items are not held.
+pub(super) fn print_rows<T>(
+    out: &mut impl Write,
+    heading: &[&str],
+    items: &[T],
+    row: impl Fn(&T) -> Vec<String>,
+) -> io::Result<()> {
+    let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
+    let mut widths = vec![0; heading.len()];
+    let mut measure = |cells: &[String]| {
+        for (width, cell) in widths.iter_mut().zip(cells) {
+            *width = cell.chars().count().max(*width);
         }
+    };
+    measure(&heading);
+    for item in items {
+        measure(&row(item));
     }
-
-    pub(super) fn push(&mut self, row: Vec<String>) {
-        self.rows.push(row);
-    }
-
-    /// The table as text, each line ended; no trailing blanks.
-    pub(super) fn render(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _infallible = write!(line, "{cell:<width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
+    let mut print = |cells: &[String]| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let _infallible = write!(line, "{cell:<width$}  ");
         }
-        text
-    }
+        writeln!(out, "{}", line.trim_end())
+    };
+    print(&heading)?;
+    items.iter().try_for_each(|item| print(&row(item)))
 }
 
 #[cfg(test)]
@@ -46,8 +39,9 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_have_no_trailing_blanks() {
-        let mut table = Table::new(&["A", "LONG", "C"]);
-        table.push(["aaa", "b", ""].map(str::to_owned).to_vec());
-        assert_eq!(table.render(), "A    LONG  C\naaa  b\n");
+        let mut out = Vec::new();
+        let row = |cells: &[&str; 3]| cells.map(str::to_owned).to_vec();
+        print_rows(&mut out, &["A", "LONG", "C"], &[["aaa", "b", ""]], row).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A    LONG  C\naaa  b\n");
     }
 }
