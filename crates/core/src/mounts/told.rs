@@ -8,7 +8,8 @@ use super::hidden::Hides;
 use super::survey::Survey;
 use super::table::MountEntry;
 use super::{Drift, MAX_TOLD, Namespace};
-use crate::display::{self, shorten};
+use crate::display;
+use crate::display::shorten;
 use crate::drift::Class;
 use crate::drift::shown::{MAX_PATH, MAX_WORKLOAD};
 use crate::finding::{Check, Condition, Detail, Disagreement, Severity, Subject};
@@ -20,7 +21,11 @@ const MAX_SOURCE: usize = 200;
 /// a slash.
 const MORE: &str = "more-mounts";
 
-const WITNESS: &str = "mount-table";
+/// Who says that something else is due: what the image has there, or what the runtime was asked for.
+const IMAGE: &str = "image";
+const SPEC: &str = "spec";
+
+const NO_MOUNT: &str = "no mount";
 
 /// The worst first, each on its own up to a bound, the rest as one.
 pub(super) fn conditions(drifts: BTreeMap<Vec<u8>, Drift>, workload: &str) -> Vec<Condition> {
@@ -42,14 +47,15 @@ pub(super) fn conditions(drifts: BTreeMap<Vec<u8>, Drift>, workload: &str) -> Ve
 fn condition(path: &[u8], drift: Drift, workload: &str) -> Condition {
     let shown = display::path(path);
     let short = shorten(&shown, MAX_PATH);
-    let (hidden, title) = match drift.hides {
+    let (witness, says, title) = match drift.hides {
         Hides::Class(class) => {
             let noun = noun(class);
             let title = format!("A mount over {short} hides {noun} of the image in {workload}");
-            (noun, title)
+            (IMAGE, noun, title)
         }
         Hides::Nothing => (
-            "no mount",
+            SPEC,
+            NO_MOUNT,
             format!("A mount at {short} in {workload} that its runtime was not asked for"),
         ),
     };
@@ -60,8 +66,8 @@ fn condition(path: &[u8], drift: Drift, workload: &str) -> Condition {
         title,
         basis: None,
         detail: Detail::MountDrift(Disagreement {
-            witness: WITNESS.to_owned(),
-            says: hidden.to_owned(),
+            witness: witness.to_owned(),
+            says: says.to_owned(),
             found: drift.found,
             path: Some(shown),
         }),
@@ -78,8 +84,8 @@ fn more_than_told(severity: Severity, workload: &str) -> Condition {
         ),
         basis: None,
         detail: Detail::MountDrift(Disagreement {
-            witness: WITNESS.to_owned(),
-            says: "no mount".to_owned(),
+            witness: SPEC.to_owned(),
+            says: NO_MOUNT.to_owned(),
             found: format!("mounts beyond the first {MAX_TOLD}"),
             path: None,
         }),

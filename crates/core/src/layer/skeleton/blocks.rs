@@ -276,7 +276,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layer::fixture::{CASES, Tar};
+    use crate::layer::fixture::Tar;
 
     /// Pieces of an archive: structure, or the length of a content.
     fn written(pieces: &[Result<Vec<u8>, usize>]) -> Vec<u8> {
@@ -339,7 +339,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(CASES))]
 
         #[test]
         fn structure_survives_its_bytes(

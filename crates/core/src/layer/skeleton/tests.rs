@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::file::Sections;
 use super::*;
 use crate::digest::{DiffId, Digest};
-use crate::layer::fixture::{CASES, Tar, header, record, sealed, stack};
+use crate::layer::fixture::{Tar, header, record, sealed, stack};
 use crate::layer::{ExpectedTree, FileTable, Limits, Node, Snapshotter, place};
 
 /// The unpacked files: contents by path, and which of them are one inode.
@@ -540,7 +540,6 @@ fn layer() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn whatever_can_be_unpacked_can_be_proved(archive in layer(), above in any::<bool>()) {
