@@ -91,14 +91,16 @@ fn fetcher(registries: &[&Registry], bytes_per_hour: u64) -> Fetcher {
     Fetcher::new(Client::new(access).unwrap(), allowance, Handle::current())
 }
 
-async fn table_with(fetcher: Fetcher, remote: Remote) -> Result<FileTable, NotFetched> {
-    tokio::task::spawn_blocking(move || fetcher.table(&remote, &|| false))
+async fn table_with(fetcher: Arc<Fetcher>, remote: Remote) -> Result<FileTable, NotFetched> {
+    let running = watch::Sender::new(false);
+    let stop = running.subscribe();
+    tokio::task::spawn_blocking(move || fetcher.table(&remote, &stop))
         .await
         .unwrap()
 }
 
 async fn table(remote: Remote, registries: &[&Registry]) -> Result<FileTable, NotFetched> {
-    table_with(fetcher(registries, 1 << 30), remote).await
+    table_with(Arc::new(fetcher(registries, 1 << 30)), remote).await
 }
 
 #[tokio::test]
@@ -188,9 +190,7 @@ async fn what_is_over_the_hours_bytes_is_not_asked_for() {
     let fetcher = Arc::new(fetcher(&[&registry], size + 1));
     let mut results = Vec::new();
     for _ in 0..2 {
-        let (fetcher, remote) = (Arc::clone(&fetcher), remote(&layer, &[&registry]));
-        let work = move || fetcher.table(&remote, &|| false);
-        results.push(tokio::task::spawn_blocking(work).await.unwrap());
+        results.push(table_with(Arc::clone(&fetcher), remote(&layer, &[&registry])).await);
     }
     assert!(results[0].is_ok());
     assert!(matches!(
@@ -207,7 +207,7 @@ async fn bytes_that_never_came_are_not_counted() {
     let with = Registry::start(Some(layer.blob().to_vec())).await;
     let both = [&without, &with];
     let size = u64::try_from(layer.blob().len()).unwrap();
-    let fetcher = fetcher(&both, size + 1);
+    let fetcher = Arc::new(fetcher(&both, size + 1));
     assert!(table_with(fetcher, remote(&layer, &both)).await.is_ok());
 }
 
@@ -216,7 +216,8 @@ async fn a_fetch_that_nobody_waits_for_ends() {
     let layer = layer();
     let registry = Registry::start(Some(layer.blob().to_vec())).await;
     let (fetcher, remote) = (fetcher(&[&registry], 1 << 30), remote(&layer, &[&registry]));
-    let work = move || fetcher.table(&remote, &|| true);
+    let stop = watch::Sender::new(true).subscribe();
+    let work = move || fetcher.table(&remote, &stop);
     let found = tokio::task::spawn_blocking(work).await.unwrap();
     assert!(matches!(found, Err(NotFetched::GaveUp)), "{found:?}");
 }

@@ -11,6 +11,7 @@ use bytes::{Buf as _, Bytes};
 use holdfast_core::digest::DiffId;
 use holdfast_core::layer::{FileTable, Limits, TableError};
 use holdfast_core::reference::Repository;
+use holdfast_daemon::shutdown::{Stop, stopped};
 use holdfast_registry::{Allowance, Blob, BlobStream, Client, FetchError};
 use tokio::runtime::Handle;
 
@@ -66,15 +67,11 @@ impl Fetcher {
     }
 
     /// The table of a layer, from the first host that has its blob. Blocks for minutes, on a thread for
-    /// that; ends soon after `is_over` is true.
-    pub fn table(
-        &self,
-        remote: &Remote,
-        is_over: &dyn Fn() -> bool,
-    ) -> Result<FileTable, NotFetched> {
+    /// that; ends at once when stopped.
+    pub fn table(&self, remote: &Remote, stop: &Stop) -> Result<FileTable, NotFetched> {
         let mut first = None;
         for repository in &remote.repositories {
-            match self.table_of(remote, repository, is_over) {
+            match self.table_of(remote, repository, stop) {
                 Err(NotFetched::Fetch(error)) if error != FetchError::OverAllowance => {
                     first.get_or_insert(error);
                 }
@@ -88,22 +85,26 @@ impl Fetcher {
         &self,
         remote: &Remote,
         repository: &Repository,
-        is_over: &dyn Fn() -> bool,
+        stop: &Stop,
     ) -> Result<FileTable, NotFetched> {
         let offers = self.client.offers(repository, remote.blob);
-        let mut offers = self.runtime.block_on(offers)?;
+        let mut offers = wait(&self.runtime, stop, offers)??;
         loop {
             self.allowance.take(remote.blob.size)?;
-            let Some(stream) = self.runtime.block_on(offers.next()) else {
-                self.allowance.put_back(remote.blob.size);
-                return Err(offers.into_error().into());
+            let stream = match wait(&self.runtime, stop, offers.next()) {
+                Ok(Some(stream)) => stream,
+                none => {
+                    self.allowance.put_back(remote.blob.size);
+                    none?;
+                    return Err(offers.into_error().into());
+                }
             };
             let mut coming = Coming {
                 runtime: &self.runtime,
+                stop,
                 stream,
                 rest: Bytes::new(),
                 ended: None,
-                is_over,
             };
             let (blob, diff_id) = (remote.blob.digest, remote.diff_id);
             let built = FileTable::build(&mut coming, blob, diff_id, &self.limits);
@@ -121,23 +122,38 @@ impl Fetcher {
     }
 }
 
+/// Waits on this thread, unless stopped.
+fn wait<T>(
+    runtime: &Handle,
+    stop: &Stop,
+    coming: impl Future<Output = T>,
+) -> Result<T, NotFetched> {
+    let mut stop = stop.clone();
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => Err(NotFetched::GaveUp),
+            came = coming => Ok(came),
+        }
+    })
+}
+
 /// A blob under way, for a reader that blocks.
 struct Coming<'a> {
     runtime: &'a Handle,
+    stop: &'a Stop,
     stream: BlobStream,
     rest: Bytes,
     /// How the stream ended, if it has.
     ended: Option<Result<(), FetchError>>,
-    is_over: &'a dyn Fn() -> bool,
 }
 
 impl Read for Coming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
-            if (self.is_over)() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            match self.runtime.block_on(self.stream.piece()) {
+            let piece = wait(self.runtime, self.stop, self.stream.piece());
+            // Without an end: it was given up.
+            match piece.map_err(io::Error::other)? {
                 Ok(Some(piece)) => self.rest = piece,
                 Ok(None) => self.ended = Some(Ok(())),
                 Err(error) => {

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -163,11 +162,11 @@ impl Fetches {
 impl Worker {
     /// Fetches what is asked for until stopped.
     pub async fn run(mut self, mut stop: Stop) -> Result<(), Infallible> {
-        let is_over = Arc::new(AtomicBool::new(false));
+        let stops = stop.clone();
         let working = async {
             while let Some(remote) = self.queue.recv().await {
                 let diff_id = remote.diff_id;
-                let result = fetch(&self.fetcher, &self.keep, remote, Arc::clone(&is_over)).await;
+                let result = fetch(&self.fetcher, &self.keep, remote, stops.clone()).await;
                 self.list.done(diff_id, result);
             }
         };
@@ -175,8 +174,6 @@ impl Worker {
             () = stopped(&mut stop) => {}
             () = working => {}
         }
-        // The thread that is reading ends with its next piece.
-        is_over.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -185,11 +182,11 @@ async fn fetch(
     fetcher: &Arc<Fetcher>,
     keep: &Keep,
     remote: Remote,
-    is_over: Arc<AtomicBool>,
+    stop: Stop,
 ) -> Result<(), NotFetched> {
     let (fetcher, keep) = (Arc::clone(fetcher), Arc::clone(keep));
     let work = move || {
-        let table = fetcher.table(&remote, &|| is_over.load(Ordering::Relaxed))?;
+        let table = fetcher.table(&remote, &stop)?;
         keep(&table).map_err(|error| NotFetched::Store(error.kind()))
     };
     tokio::task::spawn_blocking(work)

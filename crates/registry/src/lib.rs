@@ -45,6 +45,8 @@ pub use error::{
 };
 pub use layout::Layout;
 pub use pace::Pace;
-pub use referrers::{MAX_REFERRERS, Referrer, Referrers, is_about, referrers_tag};
+pub use referrers::{
+    MAX_REFERRERS, Referrer, Referrers, attestations_tag, is_about, referrers_tag,
+};
 pub use source::{Look, SignatureSource, Sources, collect, repositories};
 pub use stream::{Blob, BlobReader, BlobStream, Offers};

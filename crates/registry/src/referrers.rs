@@ -80,6 +80,11 @@ pub fn referrers_tag(subject: Digest) -> String {
     format!("sha256-{}", subject.encoded())
 }
 
+/// The tag of cosign's classic attestations of `subject`, for [`Client::tagged`].
+pub fn attestations_tag(subject: Digest) -> String {
+    format!("{}.att", referrers_tag(subject))
+}
+
 /// Whether a manifest says that it is about `subject`.
 pub fn is_about(manifest: &[u8], subject: Digest) -> bool {
     serde_json::from_slice::<About>(manifest)
@@ -309,6 +314,14 @@ mod tests {
         }
         let long = format!("<{}>; rel=next", "x".repeat(MAX_LINK));
         assert_eq!(next(&[&long]), Err(PageError::Malformed));
+    }
+
+    #[test]
+    fn the_tags_are_cosigns() {
+        let subject = Digest::of(b"");
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(referrers_tag(subject), format!("sha256-{hex}"));
+        assert_eq!(attestations_tag(subject), format!("sha256-{hex}.att"));
     }
 
     #[test]

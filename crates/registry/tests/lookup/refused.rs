@@ -174,3 +174,24 @@ async fn a_redirect_that_leads_nowhere_is_refused() {
         assert_eq!(causes, [Cause::Redirect], "{location}");
     }
 }
+
+/// A server whose headers never end: one after the other, or one without an end.
+async fn endless_headers(piece: &'static str) -> (String, tokio::task::JoinSet<()>) {
+    raw(move |mut stream, _| async move {
+        let pieces = piece.repeat(1000);
+        let mut next: &[u8] = b"HTTP/1.1 404 Not Found\r\nx-first: 1\r\nx-long: ";
+        while stream.write_all(next).await.is_ok() {
+            next = pieces.as_bytes();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn headers_without_end_end() {
+    for piece in ["x-many: 1\r\n", "x"] {
+        let (host, _serving) = endless_headers(piece).await;
+        let looked = look(&host).await;
+        assert_eq!(told(&looked), (0, vec![Cause::Unreachable]), "{piece}");
+    }
+}

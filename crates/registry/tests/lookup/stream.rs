@@ -1,4 +1,6 @@
 //! Layers as streams and as files, from servers that break off, drip, lie about lengths and never end.
+//!
+//! Long because each way of lying is a server of its own.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
