@@ -136,6 +136,11 @@ impl Entry {
         entry
     }
 
+    /// An entry of any type, without content.
+    pub fn of_type(flag: u8, path: impl AsRef<[u8]>) -> Self {
+        Self::new(path, EntryType::new(flag), 0o644)
+    }
+
     /// "Removed here": hides `path` of the layers below.
     pub fn whiteout(path: impl AsRef<[u8]>) -> Self {
         let path = path.as_ref();

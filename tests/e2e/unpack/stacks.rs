@@ -23,7 +23,10 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 fn path() -> impl Strategy<Value = String> {
-    let name = prop::sample::select(vec!["a", "b", "c", "d"]);
+    let name = prop_oneof![
+        30 => prop::sample::select(vec!["a", "b", "c", "d"]),
+        1 => prop::sample::select(vec![".wh.a", ".wh.b", ".wh..wh..opq", ".wh..wh.c", "..", "."]),
+    ];
     let before = prop::sample::select(vec!["", "", "", "", "./", "/", "../", "a/../", "c/./"]);
     let after = prop::sample::select(vec!["", "", "", "", "/"]);
     (before, prop::collection::vec(name, 1..4), after)
@@ -40,6 +43,7 @@ fn target() -> impl Strategy<Value = String> {
 fn node() -> impl Strategy<Value = Entry> {
     let hidden = |path: String| Entry::whiteout(path.trim_end_matches('/'));
     let opaque = |path: String| Entry::opaque(path.trim_end_matches('/'));
+    let other = |flag| move |path: String| Entry::of_type(flag, path);
     prop_oneof![
         6 => (path(), "[a-c]{0,2}").prop_map(|(path, content)| Entry::file(path, content)),
         6 => path().prop_map(Entry::directory),
@@ -50,6 +54,7 @@ fn node() -> impl Strategy<Value = Entry> {
         1 => path().prop_map(|path| Entry::block_device(path, 7, 1)),
         3 => path().prop_map(hidden),
         2 => path().prop_map(opaque),
+        1 => path().prop_map(other(b'g')),
     ]
 }
 

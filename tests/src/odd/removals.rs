@@ -147,6 +147,23 @@ fn opaque() -> Vec<Case> {
             ],
         ),
         Case::over(
+            "opaque-with-a-slash",
+            [
+                Entry::file("etc/own", "x"),
+                Entry::directory("etc/.wh..wh..opq/"),
+                Entry::directory("usr/bin/.wh.tool/."),
+            ],
+        ),
+        Case::lowest(
+            "lowest-opaque-with-a-slash",
+            [
+                Entry::directory("d"),
+                Entry::file("d/own", "x"),
+                Entry::file("d/made/in", "x"),
+                Entry::file("d/.wh..wh..opq/x/../.", ""),
+            ],
+        ),
+        Case::over(
             "opaque-of-a-file",
             [Entry::file("f", "x"), Entry::opaque("f")],
         ),

@@ -20,7 +20,7 @@ use crate::layer::{
 };
 
 const WHITEOUT: &[u8] = b".wh.";
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// The bit of a directory that gives its group to what is made in it.
 const SET_GROUP_ID: u32 = 0o2000;
@@ -336,6 +336,13 @@ impl<'a> Placing<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether an entry is one, by its cleaned name: a slash or dots behind it change nothing.
+pub(super) fn is_opaque_marker(record: &Record) -> bool {
+    let name = clean(&record.name);
+    let (_, base) = split(&name);
+    base == OPAQUE
 }
 
 /// A name's directory, with its slash, and what follows it.

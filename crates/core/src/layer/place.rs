@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::digest::{ChainId, DiffId};
 use crate::display;
-use crate::layer::apply::{OPAQUE, Placing};
+use crate::layer::apply::{Placing, is_opaque_marker};
 use crate::layer::limits::TREE_BYTES;
 use crate::layer::tree::{self, Writer, path_of};
 use crate::layer::unpacked::Unpacked;
@@ -206,7 +206,7 @@ pub fn place(
 /// Whether any entry is one: only then the paths have to be remembered.
 fn has_opaque_marker(table: &FileTable) -> Result<bool, Damage> {
     for record in table.records() {
-        if record?.name.ends_with(OPAQUE) {
+        if is_opaque_marker(&record?) {
             return Ok(true);
         }
     }

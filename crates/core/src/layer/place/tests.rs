@@ -283,20 +283,22 @@ fn in_the_lowest_layer_whiteouts_remove() {
         .file(".wh.none", "")]);
     assert_eq!(lines, ["d directory 755 0:0", "d/b file 644 0:0"]);
     // Parents that no entry names are not the layer's own: the marker takes them with all in them.
-    let lines = top(&[new()
-        .directory("d")
-        .file("d/own", "")
-        .file("d/made/in", "")
-        .file("d/.wh..wh..opq", "")
-        .file("d/late", "")]);
-    assert_eq!(
-        lines,
-        [
-            "d directory 755 0:0",
-            "d/late file 644 0:0",
-            "d/own file 644 0:0"
-        ]
-    );
+    for marker in ["d/.wh..wh..opq", "d/.wh..wh..opq/", "d/.wh..wh..opq/x/../."] {
+        let lines = top(&[new()
+            .directory("d")
+            .file("d/own", "")
+            .file("d/made/in", "")
+            .file(marker, "")
+            .file("d/late", "")]);
+        assert_eq!(
+            lines,
+            [
+                "d directory 755 0:0",
+                "d/late file 644 0:0",
+                "d/own file 644 0:0"
+            ]
+        );
+    }
 }
 
 #[test]
