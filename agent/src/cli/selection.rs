@@ -153,6 +153,7 @@ mod tests {
             insecure_registries: Vec::new(),
             state: None,
             agent_state: PathBuf::new(),
+            skeletons: None,
             reach,
         }
     }

@@ -76,11 +76,11 @@ fn stack() -> impl Strategy<Value = Vec<Vec<Entry>>> {
 }
 
 /// Leaving out what depends on the node's own files is allowed, and nothing else.
-fn image(name: String, layers: &[Vec<Entry>]) -> Tried {
+fn image(name: &str, layers: &[Vec<Entry>]) -> Tried {
     let layers = layers.iter().cloned().map(Layer::new);
     Tried {
         may_be_unknown: true,
-        ..Tried::new(&name, layers)
+        ..Tried::new(name, layers)
     }
 }
 
@@ -95,50 +95,49 @@ async fn generated_stacks_are_unpacked_or_refused_as_expected() {
     let mut stacks: Vec<_> = (0..count)
         .map(|_| stack().new_tree(&mut runner).unwrap())
         .collect();
-    let (mut unpacked, mut refused) = (0, 0);
+    let (mut taken, mut refused) = (0, 0);
     // A containerd a batch: a thousand snapshots make its answers slow.
     for batch in stacks.chunks_mut(BATCH) {
         let mut unpacker = Unpacker::start().await;
         let images: Vec<_> = batch
             .iter()
             .enumerate()
-            .map(|(index, stack)| image(format!("stack-{index}"), &stack.current()))
+            .map(|(index, stack)| image(&format!("stack-{index}"), &stack.current()))
             .collect();
         let results = unpacker.tried(&images);
-        for (index, result) in results.iter().enumerate() {
+        for result in &results {
             refused += u64::from(result.is_refused);
-            unpacked += u64::from(!result.is_refused);
-            if !result.faults.is_empty() {
-                let stack = &mut batch[index % images.len()];
-                let faults = simplest(stack, |layers, name| {
-                    let results = unpacker.tried(&[image(name, layers)]);
-                    results
-                        .into_iter()
-                        .flat_map(|result| result.faults)
-                        .collect()
-                });
-                panic!("seed {seed}: {:#?}\n{}", stack.current(), faults.join("\n"));
-            }
+            taken += u64::from(!result.is_refused);
+        }
+        if let Some(index) = results.iter().position(|result| !result.faults.is_empty()) {
+            let stack = &mut batch[index % images.len()];
+            let faults = simplest(stack, |layers, name| faults_of(&mut unpacker, layers, name));
+            panic!("seed {seed}: {:#?}\n{}", stack.current(), faults.join("\n"));
         }
     }
     // Otherwise it has not tried what it is there for.
     assert!(
-        unpacked * 5 > count && refused * 5 > count,
-        "{unpacked} unpacked, {refused} refused"
+        taken * 5 > count && refused * 5 > count,
+        "{taken} unpacked, {refused} refused"
     );
+}
+
+fn faults_of(unpacker: &mut Unpacker, layers: &[Vec<Entry>], name: &str) -> Vec<String> {
+    let results = unpacker.tried(&[image(name, layers)]);
+    results.into_iter().flat_map(|it| it.faults).collect()
 }
 
 /// Makes a stack smaller as long as it still fails; gives what is wrong with the smallest.
 fn simplest<T>(
     tree: &mut T,
-    mut faults_of: impl FnMut(&[Vec<Entry>], String) -> Vec<String>,
+    mut faults_of: impl FnMut(&[Vec<Entry>], &str) -> Vec<String>,
 ) -> Vec<String>
 where
     T: proptest::strategy::ValueTree<Value = Vec<Vec<Entry>>>,
 {
     let mut faults = Vec::new();
     for attempt in 0..SIMPLER {
-        let found = faults_of(&tree.current(), format!("simpler-{attempt}"));
+        let found = faults_of(&tree.current(), &format!("simpler-{attempt}"));
         let goes_on = if found.is_empty() {
             tree.complicate()
         } else {
