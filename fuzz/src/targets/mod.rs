@@ -6,11 +6,14 @@ mod display;
 mod finding;
 mod frames;
 mod manifest;
+mod mounts;
 mod pax;
 mod place;
 mod policy;
+mod proof;
 mod reference;
 mod signature;
+mod skeleton;
 mod spec;
 mod table;
 mod tar;
@@ -27,11 +30,14 @@ pub const ALL: &[Target] = &[
     finding::TARGET,
     frames::TARGET,
     manifest::TARGET,
+    mounts::TARGET,
     pax::TARGET,
     place::TARGET,
     policy::TARGET,
+    proof::TARGET,
     reference::TARGET,
     signature::TARGET,
+    skeleton::TARGET,
     spec::TARGET,
     table::TARGET,
     tar::TARGET,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_core::layer::fuzzing::members;
+use holdfast_core::layer::fuzzing::{Content, members};
 
+use super::tar::LIMITS;
 use crate::archive::{Archive, records_of};
 use crate::{Target, as_it_is};
 
@@ -46,7 +47,7 @@ fn check(bytes: &[u8]) {
         .entry(b'x', "x", "", bytes)
         .entry(b'0', "name", "link", &[b'c'; 700])
         .end();
-    let (members, refusal) = members(archive.as_slice(), 10);
+    let (members, refusal) = members(archive.as_slice(), &LIMITS, Content::All);
     if refusal.is_some() {
         assert!(members.len() <= 2);
         return;

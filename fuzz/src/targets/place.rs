@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::{
-    Entry, ExpectedTree, FileTable, Limits, MergedTree, Node, PlaceError, place,
+    Entry, ExpectedTree, FileTable, Limits, MergedTree, Node, PlaceError, Snapshotter, place,
 };
 
 use crate::archive::Archive;
@@ -64,27 +64,44 @@ const TYPES: &[u8] = b"05210052316";
 const LAYERS: usize = 4;
 
 fn check(script: &[u8]) {
-    let (mut trees, mut seen): (Vec<Arc<ExpectedTree>>, _) = (Vec::new(), 0);
-    for layer in layers(script) {
-        let digest = Digest::of(&layer);
-        let table =
-            FileTable::build(layer.as_slice(), digest, DiffId(digest), &Limits::default()).unwrap();
-        let (placed, again) = (place(&table, &trees), place(&table, &trees));
-        let (placed, again) = match (placed, again) {
-            (Ok(placed), Ok(again)) => (placed, again),
-            (Err(refusal), Err(again)) => return check_refusal(&refusal, &again),
-            (placed, again) => panic!("{placed:?}, then {again:?}"),
+    let layers = layers(script);
+    for snapshotter in [Snapshotter::Overlayfs, Snapshotter::Native] {
+        let trees = stack(&layers, snapshotter, script.len());
+        // Only an overlay's trees are stacked; on native each is the whole.
+        if let (Some(trees), Snapshotter::Overlayfs) = (trees, snapshotter) {
+            check_merged(&MergedTree::new(trees));
+        }
+    }
+}
+
+/// The trees of these layers, top first; none where one is refused.
+fn stack(
+    layers: &[Vec<u8>],
+    snapshotter: Snapshotter,
+    steps: usize,
+) -> Option<Vec<Arc<ExpectedTree>>> {
+    let mut trees: Vec<Arc<ExpectedTree>> = Vec::new();
+    for layer in layers {
+        let id = DiffId(Digest::of(layer));
+        let table = FileTable::build(layer.as_slice(), id.0, id, &Limits::default()).unwrap();
+        let placed = || place(&table, snapshotter, &trees);
+        let (first, second) = match (placed(), placed()) {
+            (Ok(first), Ok(second)) => (first, second),
+            (Err(refusal), Err(again)) => {
+                check_refusal(&refusal, &again);
+                return None;
+            }
+            (first, second) => panic!("{first:?}, then {second:?}"),
         };
-        let (mut file, mut file_again) = (Vec::new(), Vec::new());
-        placed.write(&mut file).unwrap();
-        again.write(&mut file_again).unwrap();
-        assert_eq!(file, file_again);
-        let tree = ExpectedTree::open(file, placed.chain_id()).unwrap();
-        seen += check_tree(&tree);
+        let (mut file, mut again) = (Vec::new(), Vec::new());
+        first.write(&mut file).unwrap();
+        second.write(&mut again).unwrap();
+        assert_eq!(file, again);
+        let tree = ExpectedTree::open(file, first.chain_id()).unwrap();
+        assert!(check_tree(&tree) <= LAYERS * (steps + 1) * 8);
         trees.insert(0, Arc::new(tree));
     }
-    assert!(seen <= LAYERS * (script.len() + 1) * 8);
-    check_merged(&MergedTree::new(trees));
+    Some(trees)
 }
 
 fn check_refusal(refusal: &PlaceError, again: &PlaceError) {
@@ -140,14 +157,14 @@ fn check_merged(merged: &MergedTree) {
 fn layers(script: &[u8]) -> Vec<Vec<u8>> {
     let mut layers = vec![Archive::default()];
     for step in script.chunks_exact(4) {
-        if step[0] == 0xff && layers.len() < LAYERS {
+        if step[0] == 0xff {
             layers.push(Archive::default());
             continue;
         }
         let last = layers.pop().unwrap();
         layers.push(entry(last, step));
     }
-    layers.into_iter().map(Archive::end).collect()
+    layers.into_iter().take(LAYERS).map(Archive::end).collect()
 }
 
 /// Type, name, target, and what else there is to say.

@@ -2,7 +2,7 @@
 
 use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::fuzzing::seal_table;
-use holdfast_core::layer::{FileTable, place};
+use holdfast_core::layer::{FileTable, Snapshotter, place};
 
 use super::tar::{LIMITS, seeds as archives};
 use crate::Target;
@@ -36,10 +36,11 @@ fn check(file: &[u8]) {
     assert_eq!(table.encoded(), file);
     assert!(usize::try_from(table.entries()).unwrap() <= file.len());
     check_flips(file, |flipped| FileTable::decode(flipped).is_err());
-    if let Ok(placed) = place(&table, &[]) {
+    let placed = || place(&table, Snapshotter::Overlayfs, &[]);
+    if let (Ok(first), Ok(second)) = (placed(), placed()) {
         let (mut tree, mut again) = (Vec::new(), Vec::new());
-        placed.write(&mut tree).unwrap();
-        place(&table, &[]).unwrap().write(&mut again).unwrap();
+        first.write(&mut tree).unwrap();
+        second.write(&mut again).unwrap();
         assert_eq!(tree, again);
     }
 }

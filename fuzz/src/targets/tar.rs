@@ -1,10 +1,10 @@
 //! A layer's archive: read the same in pieces as at once, and the table made of it says the same. Where the
 //! `tar` crate reads the same kind of archive, both see the same files.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 
 use holdfast_core::digest::{DiffId, Digest};
-use holdfast_core::layer::fuzzing::{Member, members};
+use holdfast_core::layer::fuzzing::{Content, Member, members};
 use holdfast_core::layer::{FileTable, Limits, TableError, TarError};
 
 use crate::Target;
@@ -44,18 +44,38 @@ pub(super) const LIMITS: Limits = Limits {
     table_bytes: 1 << 20,
 };
 
+/// What the holes of sparse files may come to under these limits.
+const MAX_HOLES: usize = 1 << 20;
+
 fn check(bytes: &[u8]) {
-    let (whole, refusal) = members(bytes, LIMITS.entries);
-    let refusal = refusal.as_ref();
+    let read = |archive: &mut dyn BufRead, content| members(archive, &LIMITS, content);
+    let (whole, refusal) = read(&mut &*bytes, Content::All);
+    let held: usize = whole.iter().map(|member| member.content.len()).sum();
+    assert!(held <= bytes.len() + MAX_HOLES);
     for size in [1, 511, 700] {
-        let pieces = BufReader::with_capacity(size, bytes);
-        let (in_pieces, again) = members(pieces, LIMITS.entries);
+        let mut pieces = BufReader::with_capacity(size, bytes);
+        let (in_pieces, again) = read(&mut pieces, Content::All);
         assert_eq!(in_pieces, whole, "in pieces of {size}");
-        assert_eq!(shown(again.as_ref()), shown(refusal), "in pieces of {size}");
+        let refused = (shown(again.as_ref()), shown(refusal.as_ref()));
+        assert_eq!(refused.0, refused.1, "in pieces of {size}");
     }
-    check_table(bytes, &whole, refusal);
+    let (of_files, refusal_of_files) = read(&mut &*bytes, Content::OfFiles);
+    check_skipping(&whole, &of_files);
+    check_table(bytes, &of_files, refusal_of_files.as_ref());
     if refusal.is_none() && is_plain(&whole) {
         check_against_other_reader(bytes, &whole);
+    }
+}
+
+/// Who skips the contents sees the same entries, and may see more behind one that cannot be read.
+fn check_skipping(whole: &[Member], of_files: &[Member]) {
+    assert!(of_files.len() >= whole.len());
+    for (read, of_files) in whole.iter().zip(of_files) {
+        let mut expected = read.clone();
+        if read.flag != b'0' {
+            expected.content.clear();
+        }
+        assert_eq!(expected, *of_files);
     }
 }
 

@@ -20,8 +20,8 @@ pub(super) const TARGET: Target = Target {
 };
 
 fn check(file: &[u8]) {
-    // Behind the magic and the version.
-    let Some(chain) = file.get(8..).and_then(<[u8]>::first_chunk) else {
+    // Behind the magic, the version and the snapshotter.
+    let Some(chain) = file.get(9..).and_then(<[u8]>::first_chunk) else {
         assert!(ExpectedTree::open(file.to_vec(), ChainId(Digest::of(b""))).is_err());
         return;
     };

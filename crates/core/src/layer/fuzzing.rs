@@ -5,9 +5,10 @@ use std::io::BufRead;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::layer::TarError;
+pub use crate::layer::skeleton::assembled;
+use crate::layer::source::Source;
 use crate::layer::tar::TarReader;
-use crate::layer::tree;
+use crate::layer::{Limits, TarError, tree};
 
 /// Bytes of the digest at the end of our files.
 const DIGEST_BYTES: usize = 32;
@@ -25,16 +26,50 @@ pub struct Member {
     pub numbers: [i64; 5],
     /// Extended attributes in their order.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What was read behind the header.
+    /// What was read behind the header; nothing of a content that was skipped.
     pub content: Vec<u8>,
 }
 
+/// Whose content is read; the reader skips the others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Every entry's.
+    All,
+    /// That of regular files, as a table does it.
+    OfFiles,
+}
+
+/// An archive that comes in pieces.
+struct Pieces<R>(R);
+
+impl<R: BufRead> std::io::Read for Pieces<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: BufRead> BufRead for Pieces<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.0.consume(length);
+    }
+}
+
+impl<R: BufRead> Source for Pieces<R> {}
+
 /// The entries up to the end or the refusal, and the refusal.
-pub fn members(archive: impl BufRead, limit: u64) -> (Vec<Member>, Option<TarError>) {
-    let mut reader = TarReader::new(archive, limit);
+pub fn members(
+    archive: impl BufRead,
+    limits: &Limits,
+    content: Content,
+) -> (Vec<Member>, Option<TarError>) {
+    let mut reader = TarReader::new(Pieces(archive), limits);
     let mut members = Vec::new();
     loop {
-        match member(&mut reader) {
+        match member(&mut reader, content) {
             Ok(Some(member)) => members.push(member),
             Ok(None) => return (members, reader.drain().err()),
             Err(refusal) => return (members, Some(refusal)),
@@ -42,12 +77,14 @@ pub fn members(archive: impl BufRead, limit: u64) -> (Vec<Member>, Option<TarErr
     }
 }
 
-fn member(reader: &mut TarReader<impl BufRead>) -> Result<Option<Member>, TarError> {
+fn member(reader: &mut TarReader<impl Source>, what: Content) -> Result<Option<Member>, TarError> {
     let Some(header) = reader.next()? else {
         return Ok(None);
     };
     let mut content = Vec::new();
-    reader.content(|piece| content.extend_from_slice(piece))?;
+    if what == Content::All || header.flag == b'0' {
+        reader.content(|piece| content.extend_from_slice(piece))?;
+    }
     Ok(Some(Member {
         flag: header.flag,
         name: header.name,
@@ -66,6 +103,11 @@ fn member(reader: &mut TarReader<impl BufRead>) -> Result<Option<Member>, TarErr
 
 /// Gives a changed table file the digest that it needs to be read.
 pub fn seal_table(file: &mut [u8]) {
+    seal(file);
+}
+
+/// Gives a changed skeleton the digest that it needs to be read.
+pub fn seal_skeleton(file: &mut [u8]) {
     seal(file);
 }
 

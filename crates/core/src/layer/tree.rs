@@ -371,7 +371,7 @@ impl Iterator for Entries<'_> {
 /// Gives each block of a changed file the checksum that it needs.
 #[cfg(feature = "fuzzing")]
 pub(super) fn seal_blocks(file: &mut [u8]) {
-    let mut rest = file.get_mut(HEADER_BYTES..).unwrap_or_default();
+    let mut rest = file.get_mut(header::HEADER_BYTES..).unwrap_or_default();
     while let Some((head, behind)) = rest.split_first_chunk_mut::<BLOCK_HEADER_BYTES>() {
         let [a, b, c, d, checksum @ ..] = head;
         let size = usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);

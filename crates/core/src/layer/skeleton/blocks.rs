@@ -339,7 +339,6 @@ mod tests {
     }
 
     proptest! {
-
         #[test]
         fn structure_survives_its_bytes(
             pieces in prop::collection::vec(prop_oneof![

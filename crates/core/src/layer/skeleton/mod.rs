@@ -37,3 +37,26 @@ pub use file::{Skeleton, SkeletonError};
 pub use make::{Digests, Made, Unmade, digests_of_blob, make};
 pub use plan::Plan;
 pub use prove::{Contents, Differing, Failure, Inode, ProofError, Unfit};
+
+/// A skeleton of any sections, not compressed yet: a mutation of compressed ones goes no deeper than zstd.
+#[cfg(feature = "fuzzing")]
+pub fn assembled(
+    diff_id: crate::digest::DiffId,
+    structure: &[u8],
+    index: &std::collections::BTreeMap<u64, u64>,
+    inline: &[u8],
+    digests: &[u8],
+) -> Result<Skeleton, Unmade> {
+    let packed = |section: &[u8]| -> std::io::Result<Vec<u8>> {
+        let mut compressor = file::compressor()?;
+        std::io::Write::write_all(&mut compressor, section)?;
+        compressor.finish()
+    };
+    let sections = file::Sections {
+        structure: &packed(structure)?,
+        index,
+        inline: &packed(inline)?,
+        digests,
+    };
+    Ok(Skeleton::encode(diff_id, &sections)?)
+}

@@ -540,7 +540,6 @@ fn layer() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-
     #[test]
     fn whatever_can_be_unpacked_can_be_proved(archive in layer(), above in any::<bool>()) {
         let below = Tar::default().directory("d/").file("d/a", "below").file("b", "below").end();
