@@ -37,13 +37,13 @@ impl AccountFile {
         }
     }
 
-    /// The file that says whether a name in this one is new: a password for an account that the image
-    /// already has is no new account.
+    /// The file of the image that says more about a new entry of this one: a password for an account that
+    /// the image already has is no new account, and an account in the group of administrators is one.
     pub const fn companion(self) -> Option<&'static [u8]> {
         match self {
             Self::Shadow => Some(b"etc/passwd"),
-            Self::Gshadow => Some(b"etc/group"),
-            Self::Passwd | Self::Group => None,
+            Self::Passwd | Self::Gshadow => Some(b"etc/group"),
+            Self::Group => None,
         }
     }
 
@@ -89,13 +89,12 @@ pub fn judge(
     let Some(before) = parse(file, before.unwrap_or_default()) else {
         return critical("the image's own entries cannot be parsed");
     };
-    let known = companion.map(names);
     let mut reasons = Vec::new();
     for (name, entry) in &after.entries {
         let found = match before.entries.get(name) {
             Some(old) if old == entry => continue,
             Some(old) => changed(file, name, old, entry),
-            None => added(file, name, entry, &before, known.as_ref()),
+            None => added(file, (name, entry), &before, companion),
         };
         reasons.push(found);
     }
@@ -218,13 +217,15 @@ fn has_plain_numbers(file: AccountFile, fields: &Fields) -> bool {
     })
 }
 
-/// A number as only one thing can be meant by it: decimal, no leading zero, no sign, in 32 bits.
+/// A number as only one thing can be meant by it: decimal, no leading zero, no sign, in 32 bits. Not the
+/// largest either: it is -1, by which `setuid` leaves a process what it is.
 fn number(text: &[u8]) -> Option<u32> {
     let is_plain = text.iter().all(u8::is_ascii_digit) && (text == b"0" || !text.starts_with(b"0"));
     if !is_plain {
         return None;
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number != u32::MAX).then_some(number)
 }
 
 fn names(text: &[u8]) -> BTreeSet<Vec<u8>> {
@@ -256,28 +257,40 @@ fn changed(file: AccountFile, name: &[u8], old: &Fields, new: &Fields) -> (Sever
 
 fn added(
     file: AccountFile,
-    name: &[u8],
-    new: &Fields,
+    (name, new): (&[u8], &Fields),
     before: &Parsed,
-    known: Option<&BTreeSet<Vec<u8>>>,
+    companion: Option<&[u8]>,
 ) -> (Severity, String) {
     let shown = escape(name);
+    let critical = |reason: String| (Severity::Critical, reason);
     match file {
         AccountFile::Passwd if field(new, 2) == b"0" => {
-            (Severity::Critical, format!("uid 0 account {shown} added"))
+            critical(format!("uid 0 account {shown} added"))
+        }
+        // Another name, and another password, for somebody who is there already.
+        AccountFile::Passwd if has_number(field(new, 2), before) => {
+            let uid = escape(field(new, 2));
+            critical(format!("second account {shown} with uid {uid} added"))
+        }
+        AccountFile::Passwd if is_privileged_gid(field(new, 3), companion) => {
+            let gid = escape(field(new, 3));
+            critical(format!("account {shown} with group {gid} added"))
         }
         // Another name for a group that has rights already.
-        AccountFile::Group if is_taken(field(new, 2), before) => {
+        AccountFile::Group if field(new, 2) == b"0" || has_number(field(new, 2), before) => {
             let gid = escape(field(new, 2));
-            (
-                Severity::Critical,
-                format!("second group {shown} with gid {gid} added"),
-            )
+            critical(format!("second group {shown} with gid {gid} added"))
+        }
+        // `sudo` and PAM go by the name.
+        AccountFile::Group if PRIVILEGED_GROUPS.contains(&name) => {
+            critical(format!("group {shown} of administrators added"))
         }
         AccountFile::Shadow | AccountFile::Gshadow => {
-            let is_new = known.is_some_and(|known| !known.contains(name));
-            let is_locked = field(new, 1).starts_with(b"!") || field(new, 1).starts_with(b"*");
-            let severity = if is_new || is_locked {
+            let is_new = companion.is_some_and(|companion| !names(companion).contains(name));
+            let gives_nothing = is_locked(field(new, 1))
+                && (file == AccountFile::Shadow
+                    || (field(new, 2).is_empty() && field(new, 3).is_empty()));
+            let severity = if is_new || gives_nothing {
                 Severity::Warning
             } else {
                 Severity::Critical
@@ -290,8 +303,36 @@ fn added(
     }
 }
 
-fn is_taken(gid: &[u8], before: &Parsed) -> bool {
-    gid == b"0" || before.entries.values().any(|entry| field(entry, 2) == gid)
+/// Groups whose members are administrators, or read what gives passwords and disks away, on the common
+/// distributions.
+const PRIVILEGED_GROUPS: &[&[u8]] = &[
+    b"root", b"wheel", b"sudo", b"admin", b"shadow", b"disk", b"kmem",
+];
+
+/// Whether an account with this group has rights by it, as far as the image's groups are known. The group 0
+/// is what platforms give to accounts of arbitrary uids.
+fn is_privileged_gid(gid: &[u8], groups: Option<&[u8]>) -> bool {
+    let Some(groups) = groups else {
+        return gid != b"0";
+    };
+    gid != b"0"
+        && groups.split(|byte| *byte == b'\n').any(|line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            let name = fields.next().unwrap_or_default();
+            fields.nth(1) == Some(gid) && PRIVILEGED_GROUPS.contains(&name)
+        })
+}
+
+fn is_locked(password: &[u8]) -> bool {
+    password.starts_with(b"!") || password.starts_with(b"*")
+}
+
+/// Whether an entry of the image has this number.
+fn has_number(number: &[u8], before: &Parsed) -> bool {
+    before
+        .entries
+        .values()
+        .any(|entry| field(entry, 2) == number)
 }
 
 #[cfg(test)]
@@ -307,8 +348,8 @@ mod tests {
     fn of(file: AccountFile, before: &str, after: &str) -> (Severity, String) {
         let companion = match file {
             AccountFile::Shadow => Some(PASSWD),
-            AccountFile::Gshadow => Some(GROUP),
-            AccountFile::Passwd | AccountFile::Group => None,
+            AccountFile::Passwd | AccountFile::Gshadow => Some(GROUP),
+            AccountFile::Group => None,
         };
         let opinion = judge(
             file,
@@ -339,7 +380,7 @@ mod tests {
             appended(AccountFile::Passwd, PASSWD, line),
             (Severity::Warning, "account svc added".to_owned())
         );
-        let without_file = judge(AccountFile::Passwd, None, line.as_bytes(), None);
+        let without_file = judge(AccountFile::Passwd, None, line.as_bytes(), Some(b""));
         assert_eq!(without_file.severity, Severity::Warning);
     }
 
@@ -416,11 +457,64 @@ mod tests {
     }
 
     #[test]
+    fn an_account_with_the_number_or_the_group_of_somebody_with_rights_is_critical() {
+        let passwd = |line: &str| appended(AccountFile::Passwd, PASSWD, line);
+        let critical = |note: &str| (Severity::Critical, note.to_owned());
+        assert_eq!(
+            passwd("app2:x:1000:1000::/:/bin/sh"),
+            critical("second account app2 with uid 1000 added")
+        );
+        assert_eq!(
+            passwd("svc:x:1001:10::/:/bin/sh"),
+            critical("account svc with group 10 added")
+        );
+        assert_eq!(
+            passwd("svc:x:1001:1000::/:/bin/sh"),
+            (Severity::Warning, "account svc added".to_owned())
+        );
+        // Which groups there are could not be learnt.
+        let line = format!("{PASSWD}svc:x:1001:1001::/:/bin/sh\n");
+        let unknown = |line: &str| {
+            judge(
+                AccountFile::Passwd,
+                Some(PASSWD.as_bytes()),
+                line.as_bytes(),
+                None,
+            )
+            .severity
+        };
+        assert_eq!(unknown(&line), Severity::Critical);
+        assert_eq!(
+            unknown(&line.replace(":1001:1001:", ":1001:0:")),
+            Severity::Warning
+        );
+    }
+
+    #[test]
+    fn a_group_of_administrators_is_critical_though_it_is_new() {
+        let group = |line: &str| appended(AccountFile::Group, GROUP, line).0;
+        assert_eq!(group("sudo:x:27:svc"), Severity::Critical);
+        assert_eq!(group("admin:x:1005:"), Severity::Critical);
+        assert_eq!(group("sudoku:x:1006:svc"), Severity::Warning);
+    }
+
+    #[test]
+    fn a_locked_group_password_gives_nothing_unless_it_names_members() {
+        let gshadow = |line: &str| appended(AccountFile::Gshadow, "root:*::\n", line).0;
+        assert_eq!(gshadow("wheel:!::"), Severity::Warning);
+        assert_eq!(gshadow("wheel:!::svc"), Severity::Critical);
+        assert_eq!(gshadow("wheel:!:svc:"), Severity::Critical);
+        assert_eq!(gshadow("wheel:$6$x$y::"), Severity::Critical);
+        assert_eq!(gshadow("new:$6$x$y::svc"), Severity::Warning);
+    }
+
+    #[test]
     fn what_c_libraries_read_differently_is_critical() {
         for line in [
             "toor:x::0::/root:/bin/sh",
             "toor:x:00:0::/root:/bin/sh",
             "toor:x:4294967296:0::/root:/bin/sh",
+            "toor:x:4294967295:0::/root:/bin/sh",
             "toor:x:+0:0::/root:/bin/sh",
             "toor:x: 0:0::/root:/bin/sh",
             "+::::::",
