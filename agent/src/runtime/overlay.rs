@@ -98,6 +98,14 @@ pub fn check_options(options: &[&str], defaults: Defaults) -> Result<(), Overlay
     if let Some(option) = options.iter().find(|option| !is_understood(option)) {
         return refuse(option);
     }
+    // A data-only layer: content that has no path of its own.
+    let has_data_only = |option: &&str| {
+        let lowers = value_of(option, "lowerdir");
+        lowers.is_some_and(|lowers| split_lowers(lowers).contains(&PathBuf::new()))
+    };
+    if options.iter().any(has_data_only) {
+        return refuse("lowerdir::");
+    }
     let is_given = |name| {
         options
             .iter()
@@ -140,15 +148,15 @@ fn is_understood(option: &str) -> bool {
         | "lowerdir+"
         | "upperdir"
         | "workdir"
-        | "index"
         | "userxattr"
-        | "xino"
         | "volatile"
         | "uuid"
         | "default_permissions"
         | "override_creds"
         | "nooverride_creds"
         | "fsync" => true,
+        "index" => matches!(value, "on" | "off"),
+        "xino" => matches!(value, "on" | "off" | "auto"),
         "metacopy" | "nfs_export" | "verity" => value == "off",
         "redirect_dir" => matches!(value, "off" | "follow" | "nofollow"),
         _ => false,
@@ -217,10 +225,43 @@ mod tests {
             ("nfs_export=on", "nfs_export"),
             ("verity=require", "verity"),
             ("datadir+=/x", "datadir+"),
+            ("metacopy=on,", "metacopy"),
+            ("index=maybe", "index"),
+            ("xino=", "xino"),
+            ("lowerdir_=/x", "lowerdir_"),
             ("uidmap=0:1:2", "uidmap"),
             ("new_thing", "new_thing"),
         ] {
             assert_eq!(overlay(&[plain[0], plain[1], option]), refused(name));
+        }
+    }
+
+    #[test]
+    fn a_data_only_layer_is_refused() {
+        assert_eq!(
+            overlay(&["upperdir=/u", "lowerdir=/l:/m::/data"]),
+            refused("lowerdir::")
+        );
+        assert!(overlay(&["upperdir=/u", r"lowerdir=/l\:\::/m"]).is_ok());
+    }
+
+    #[test]
+    fn options_of_newer_kernels_that_change_nothing_shown_are_understood() {
+        for option in [
+            "index=on",
+            "userxattr",
+            "xino=auto",
+            "uuid=null",
+            "volatile",
+            "nfs_export=off",
+            "verity=off",
+            "redirect_dir=nofollow",
+            "context=\"system_u:object_r:container_file_t:s0:c1,c2\"",
+        ] {
+            assert!(
+                overlay(&["upperdir=/u", "lowerdir=/l", option]).is_ok(),
+                "{option}"
+            );
         }
     }
 
