@@ -63,6 +63,6 @@ fn content_of(upper: &Upper<'_>, path: &[u8], expected: &Entry) -> Option<Vec<u8
     None
 }
 
-fn is_content_of(content: &[u8], entry: &Entry) -> bool {
+pub(super) fn is_content_of(content: &[u8], entry: &Entry) -> bool {
     matches!(&entry.node, Node::File { digest, .. } if *digest == Digest::of(content))
 }

@@ -7,7 +7,7 @@ use holdfast_core::drift::{Change, ChangeKind};
 use holdfast_core::layer::{Entry, MergedTree, Node, TreeError};
 
 use super::expected::{Expected, is_at_or_below};
-use super::{ScanError, follow};
+use super::{ScanError, bytecode, follow};
 
 /// An opaque directory that is being walked, and what the image has below it.
 pub(super) struct Hidden<'t> {
@@ -93,5 +93,9 @@ pub(super) fn removed(
         _ => None,
     };
     let lent = lent.as_slice();
-    Ok(judge(path, ChangeKind::Removed, Some(expected), None, lent))
+    let mut change = judge(path, ChangeKind::Removed, Some(expected), None, lent);
+    if let Some(change) = &mut change {
+        bytecode::reclass(tree, change)?;
+    }
+    Ok(change)
 }

@@ -8,6 +8,7 @@
 //! Whatever could not be read is [`Unverified`], by name: never clean, never left out.
 
 mod atomic;
+mod bytecode;
 mod expected;
 pub mod fetch;
 pub mod fetches;
@@ -20,6 +21,7 @@ pub mod layers;
 pub mod lower;
 pub mod observe;
 pub mod open;
+mod origin;
 mod proofs;
 mod refusals;
 pub mod skeletons;

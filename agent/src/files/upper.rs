@@ -19,8 +19,11 @@ use super::hidden::{Hidden, removed};
 use super::known::{Key, Known};
 use super::observe::{Depth, Observed};
 use super::open::{self, Pinned, file_type};
+use super::origin::Origins;
 use super::walk::{At, Next, Visitor, walk};
-use super::{Keeps, Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, follow, genuine};
+use super::{
+    Keeps, Observer, Pass, Rehash, Root, ScanError, ScanOutcome, Unread, bytecode, follow, genuine,
+};
 
 /// Changes of one path that are remembered; a whiteout over a large directory is worked out each time.
 const MAX_REMEMBERED: usize = 16;
@@ -45,6 +48,7 @@ pub struct Upper<'a> {
 pub struct UpperScan {
     keeps: Keeps,
     known: Known,
+    origins: Origins,
 }
 
 impl UpperScan {
@@ -75,6 +79,7 @@ impl UpperScan {
                 changes: self.keeps.changes(),
                 ..ScanOutcome::default()
             },
+            origins: &mut self.origins,
             hidden: None,
             is_given_up: false,
         };
@@ -88,9 +93,11 @@ impl UpperScan {
             outcome,
             observer,
             known,
+            origins,
             ..
         } = visit;
         observer.walk = buffers;
+        origins.end();
         finished?;
         known.end();
         Ok(ScanOutcome {
@@ -106,6 +113,7 @@ struct Visit<'a> {
     observer: &'a mut Observer,
     pass: Pass<'a>,
     known: &'a mut Known,
+    origins: &'a mut Origins,
     outcome: ScanOutcome,
     /// The opaque directory that is being walked, and what the image has below it.
     hidden: Option<Hidden<'a>>,
@@ -393,6 +401,8 @@ impl Visit<'_> {
             return Ok(None);
         };
         genuine::opine(self.upper, pinned, &mut change)?;
+        bytecode::opine(self.upper, pinned, &mut change)?;
+        self.origins.opine(self.upper.tree, &mut change)?;
         Ok(Some(change))
     }
 

@@ -63,14 +63,26 @@ impl Container {
 
     /// A container whose root the kernel has mounted.
     pub(crate) fn mounted() -> Self {
-        let mut container = Self::new();
+        Self::mounted_of(image())
+    }
+
+    pub(crate) fn mounted_of(layers: Vec<Layer>) -> Self {
+        Self::mounted_with(layers, "index=off")
+    }
+
+    /// The same with these options.
+    pub(crate) fn mounted_with(layers: Vec<Layer>, options: &str) -> Self {
+        let mut container = Self::of(layers);
+        if options.contains("userxattr") {
+            container.prefix = XattrPrefix::User;
+        }
         let lowers: Vec<_> = container
             .layers
             .iter()
             .map(|layer| layer.path().to_str().unwrap())
             .collect();
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off",
+            "lowerdir={},upperdir={},workdir={},{options}",
             lowers.join(":"),
             container.upper("").display(),
             container.directory.path().join("work").display()

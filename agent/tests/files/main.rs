@@ -9,6 +9,7 @@
 mod container;
 mod hostile;
 mod image;
+mod known_content;
 mod lower;
 mod mounted;
 mod planted;

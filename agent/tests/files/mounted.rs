@@ -144,8 +144,8 @@ fn scripts_modules_and_configuration_are_compared_by_content() {
         // The content of a lower layer of the same image.
         fs::write(c.root("opt/app/app.conf"), "mode=safe\n").unwrap();
         fs::write(c.root("etc/ld.so.preload"), "/tmp/p.so\n").unwrap();
-        fs::write(c.root("etc/new.conf"), "x\n").unwrap();
-        fs::write(c.root("opt/app/needle"), "x\n").unwrap();
+        fs::write(c.root("etc/new.conf"), "new\n").unwrap();
+        fs::write(c.root("opt/app/needle"), "needle\n").unwrap();
     });
     assert_eq!(
         found,
@@ -207,9 +207,9 @@ fn a_gained_right_is_critical_and_a_lost_one_is_not() {
     assert_eq!(
         found,
         [
-            "critical added program /tmp/x",
             "critical metadata program /usr/bin/sh",
             "critical metadata program /usr/bin/victim",
+            "critical moved program /tmp/x",
             "info metadata data /opt/app/lib",
             "info metadata data /opt/app/lib/mod1.txt",
             "warning metadata program /usr/bin/suid",
@@ -390,8 +390,8 @@ fn a_hard_link_to_an_image_file_is_compared_by_content() {
     assert_eq!(
         found,
         [
-            "warning added program /opt/app/start.sh",
-            "warning added program /usr/bin/alias",
+            "warning moved program /opt/app/start.sh",
+            "warning moved program /usr/bin/alias",
             "warning removed program /opt/app/run.sh",
         ]
     );

@@ -1,8 +1,8 @@
 //! What kind of file a path is, and how bad a change of it is by default (DESIGN section 5). Pure names and
 //! numbers: what a policy excuses is decided elsewhere.
 //!
-//! Two rules of the design come later: `moved`, and the bytecode cache, which needs the module beside it.
-//! Until then a compiled Python file is a program, which is never milder.
+//! The caches of Python modules are programs here: what they are depends on the module beside them, and
+//! [`super::bytecode`] knows.
 
 use super::{Change, ChangeKind, Class};
 use crate::finding::Severity;
@@ -38,6 +38,8 @@ pub fn is_volatile_unless_it_runs(path: &[u8]) -> bool {
 }
 
 /// How bad a change is by default; `entry` is what is there now, else what was. `None`: no finding.
+///
+/// [`ChangeKind::Moved`] stands for moved *onto* a path of the image; to a new path it is as bad as added.
 pub const fn severity(kind: ChangeKind, class: Class, entry: &Entry) -> Option<Severity> {
     use ChangeKind::{Added, Metadata, Modified, Moved, Redirected, Removed};
     use Class::{BytecodeCache, Configuration, Data, DeviceNode, Program, TrustAnchor, Volatile};

@@ -1,6 +1,7 @@
 //! Drift: expected against observed, what kind of file it is, and how bad that is.
 
 pub mod accounts;
+pub mod bytecode;
 mod change;
 pub mod class;
 pub mod compare;

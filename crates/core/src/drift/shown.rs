@@ -98,7 +98,9 @@ const MAX_NOTE: usize = 60;
 
 pub(super) fn title(change: &Change, workload: &str) -> String {
     let path = shorten(&display::path(&change.path), MAX_PATH);
-    if let Some(note) = &change.note {
+    if let Some(note) = &change.note
+        && change.kind != ChangeKind::Moved
+    {
         let note = shorten(note, MAX_NOTE);
         return format!("{note} in {path} of {workload}");
     }
@@ -119,7 +121,7 @@ pub(super) fn title(change: &Change, workload: &str) -> String {
             capital(noun)
         ),
         ChangeKind::Moved => format!(
-            "{} {path} in {workload} is another file of the image",
+            "{} {path} in {workload} has the content of another file of the image",
             capital(noun)
         ),
         ChangeKind::Removed => format!(

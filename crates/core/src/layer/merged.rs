@@ -6,11 +6,13 @@
 //! the search either way; directories merge, with the topmost one's metadata, until one is opaque. The
 //! root is never looked up, so an opaque mark on a layer's root hides nothing.
 
+mod content;
 mod resolve;
 mod walk;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use crate::layer::merged::content::MergedContents;
 pub use crate::layer::merged::resolve::Resolved;
 pub use crate::layer::merged::walk::{Seen, Visible};
 use crate::layer::tree::key_of;

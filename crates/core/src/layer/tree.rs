@@ -16,18 +16,20 @@
 //! The SHA-256 is checked at [`ExpectedTree::open`], each block's CRC whenever the block is read: a page
 //! that rots later is noticed too. Memory is the first key of each block.
 
+mod contents;
 mod header;
 mod index;
 mod read_at;
 mod writer;
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::digest::{ChainId, DiffId};
 use crate::layer::Entry;
 use crate::layer::codec::{Cursor, Damage, next_shared, take_entry, wide};
 use crate::layer::limits::PATH_BYTES;
+pub use crate::layer::tree::contents::Contents;
 pub(super) use crate::layer::tree::header::Header;
 pub use crate::layer::tree::header::Snapshotter;
 use crate::layer::tree::index::read_index;
@@ -69,6 +71,7 @@ pub struct ExpectedTree {
     blocks: Vec<Block>,
     end: u64,
     recent: Mutex<Option<Recent>>,
+    contents: Mutex<Weak<Contents>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl ExpectedTree {
             blocks: opened.blocks,
             end: opened.end,
             recent: Mutex::new(None),
+            contents: Mutex::default(),
         })
     }
 

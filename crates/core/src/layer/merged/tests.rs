@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::Digest;
 use crate::layer::fixture::{directory, file, opaque, symlink, tree, whiteout};
 use crate::layer::tree::path_of;
 
@@ -124,6 +125,96 @@ fn a_file_and_a_directory_of_one_name_do_not_merge() {
     assert_eq!(layer_of(&merged, "y"), Some(0));
     assert_eq!(layer_of(&merged, "y/in"), None);
     assert_eq!(seen(&merged, ""), ["x 0", "y 0"]);
+}
+
+fn digest_of(content: &str) -> Digest {
+    Digest::of(content.as_bytes())
+}
+
+#[test]
+fn a_content_is_found_where_it_is_seen_and_nowhere_else() {
+    let merged = merged(&[
+        &[
+            ("", directory()),
+            ("gone", whiteout()),
+            ("new", file("new")),
+            ("over", file("above")),
+        ],
+        &[
+            ("", directory()),
+            ("d", directory()),
+            ("d/copy", file("twice")),
+            ("empty", file("")),
+            ("gone", file("hidden")),
+            ("over", file("below")),
+            ("twice", file("twice")),
+        ],
+    ]);
+    let contents = merged.contents().unwrap();
+    let found = |content: &str| {
+        let path = merged.path_of_content(&contents, digest_of(content));
+        path.unwrap().map(|path| String::from_utf8(path).unwrap())
+    };
+    assert_eq!(found("new").as_deref(), Some("new"));
+    assert_eq!(found("above").as_deref(), Some("over"));
+    assert_eq!(found("twice").as_deref(), Some("d/copy"));
+    for nowhere in ["hidden", "below", "none", ""] {
+        assert_eq!(found(nowhere), None, "{nowhere}");
+    }
+}
+
+#[test]
+fn contents_are_listed_once_for_all_who_hold_them_and_forgotten_with_them() {
+    let tree = Arc::new(tree(&[("", directory()), ("a", file("a"))]));
+    let one = tree.contents().unwrap();
+    assert!(Arc::ptr_eq(&one, &tree.contents().unwrap()));
+    let before = Arc::downgrade(&one);
+    drop(one);
+    assert!(before.upgrade().is_none());
+}
+
+#[test]
+fn a_content_in_many_blocks_of_a_layer_is_found_in_each() {
+    let paths: Vec<String> = (0..2000).map(|n| format!("f{n:04}")).collect();
+    let contents: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
+    let mut entries = vec![("", directory())];
+    for (path, content) in paths.iter().zip(&contents) {
+        entries.push((path, file(content)));
+    }
+    let merged = merged(&[&entries]);
+    let index = merged.contents().unwrap();
+    for n in (0..2000).step_by(97) {
+        let found = merged
+            .path_of_content(&index, digest_of(&contents[n]))
+            .unwrap();
+        assert_eq!(found.as_deref(), Some(paths[n].as_bytes()));
+    }
+}
+
+#[test]
+fn an_older_content_is_that_of_a_layer_below_the_one_that_is_seen() {
+    let merged = merged(&[
+        &[("", directory()), ("f", file("3")), ("gone", whiteout())],
+        &[("", directory()), ("empty", file("x")), ("f", file("2"))],
+        &[
+            ("", directory()),
+            ("empty", file("")),
+            ("f", file("1")),
+            ("gone", file("old")),
+        ],
+    ]);
+    let older = |path: &str, content: &str| {
+        merged
+            .older_layer_with(path.as_bytes(), digest_of(content))
+            .unwrap()
+    };
+    assert_eq!(older("f", "2"), Some(1));
+    assert_eq!(older("f", "1"), Some(2));
+    assert_eq!(older("f", "3"), None);
+    assert_eq!(older("f", "old"), None);
+    assert_eq!(older("gone", "old"), Some(2));
+    assert_eq!(older("empty", ""), None);
+    assert_eq!(older("none", "1"), None);
 }
 
 #[test]
