@@ -72,11 +72,15 @@ impl Container {
 
     /// The same with these options.
     pub(crate) fn mounted_with(layers: Vec<Layer>, options: &str) -> Self {
-        let mut container = Self::of(layers);
+        Self::of(layers).mount(options)
+    }
+
+    /// Has the kernel mount what the test has prepared.
+    pub(crate) fn mount(mut self, options: &str) -> Self {
         if options.contains("userxattr") {
-            container.prefix = XattrPrefix::User;
+            self.prefix = XattrPrefix::User;
         }
-        let lowers: Vec<_> = container
+        let lowers: Vec<_> = self
             .layers
             .iter()
             .map(|layer| layer.path().to_str().unwrap())
@@ -84,11 +88,11 @@ impl Container {
         let options = format!(
             "lowerdir={},upperdir={},workdir={},{options}",
             lowers.join(":"),
-            container.upper("").display(),
-            container.directory.path().join("work").display()
+            self.upper("").display(),
+            self.directory.path().join("work").display()
         );
         let options = CString::new(options).unwrap();
-        let root = container.root("");
+        let root = self.root("");
         mount(
             "overlay",
             &root,
@@ -97,8 +101,8 @@ impl Container {
             options.as_c_str(),
         )
         .unwrap();
-        container.is_mounted = true;
-        container
+        self.is_mounted = true;
+        self
     }
 
     /// A path in the root that the container sees.

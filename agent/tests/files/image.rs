@@ -226,7 +226,7 @@ pub(crate) fn image() -> Vec<Layer> {
     let payload = [
         file("usr/bin/victim", ELF, 0o755),
         file("usr/bin/suid", ELF, 0o4755),
-        file("usr/bin/twin", ELF, 0o755).hard_link("usr/bin/suid"),
+        file("usr/bin/twin", ELF, 0o4755).hard_link("usr/bin/suid"),
         link("usr/bin/tool", "victim"),
         file("opt/app/bin/server", ELF, 0o755),
         file("opt/app/run.sh", b"#!/bin/sh\necho genuine\n", 0o755),

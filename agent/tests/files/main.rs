@@ -12,6 +12,7 @@ mod image;
 mod known_content;
 mod lower;
 mod mounted;
+mod options;
 mod planted;
 mod proofs;
 mod rescan;
