@@ -2,11 +2,12 @@
 //!
 //! Unknown keys are refused; every default stands here and nowhere else.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_daemon::address::{HostName, HostPort, LoopbackAddress, PeerName};
+use holdfast_daemon::config::absolute_path;
 use holdfast_daemon::logging::Log;
 use holdfast_registry::Registries;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ pub const DEFAULT_STATE: &str = "/var/lib/holdfast/agent";
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     /// The node's name; the host name when it is not given.
-    pub node_name: Option<String>,
+    pub node_name: Option<HostName>,
     /// State that survives a restart.
     pub state: State,
     /// The container runtime.
@@ -48,6 +49,7 @@ pub struct Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct State {
     /// The folder; made when it is missing.
+    #[serde(deserialize_with = "absolute_path")]
     pub directory: PathBuf,
     /// A folder with skeletons of layers whose blobs are not on this node.
     pub skeletons: Option<PathBuf>,
@@ -133,13 +135,14 @@ impl Default for Content {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Trust {
     /// Policies (`*.yaml`, `*.yml`); a folder that is missing holds none.
+    #[serde(deserialize_with = "absolute_path")]
     pub policy_directory: PathBuf,
     /// OCI layout folders with signatures, looked through before any registry.
     pub layouts: Vec<PathBuf>,
     /// Whether signatures are looked for at the image's registry.
     pub registry: bool,
     /// Registries (`HOST:PORT`) that are asked over plain HTTP.
-    pub insecure_registries: Vec<String>,
+    pub insecure_registries: Vec<HostPort>,
 }
 
 impl Default for Trust {
@@ -162,7 +165,7 @@ pub struct Report {
     /// The collector.
     pub collector: Option<Collector>,
     /// What the spool may hold while the collector is away.
-    pub spool_bytes: NonZeroU64,
+    pub spool_bytes: SpoolBytes,
     /// How often the agent says that it is alive.
     pub heartbeat: Interval,
     /// How often everything that is open is reported again.
@@ -174,10 +177,37 @@ impl Default for Report {
         Self {
             file: None,
             collector: None,
-            spool_bytes: NonZeroU64::MIN.saturating_add((256 << 20) - 1),
+            spool_bytes: SpoolBytes(256 << 20),
             heartbeat: Interval::seconds(15),
             full_report_interval: Interval::seconds(3600),
         }
+    }
+}
+
+/// What the spool may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct SpoolBytes(u64);
+
+impl SpoolBytes {
+    /// Two messages of the greatest length: one that is sent, and one that comes meanwhile.
+    const LEAST: u64 = 8 << 20;
+
+    /// Bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for SpoolBytes {
+    type Error = String;
+
+    fn try_from(bytes: u64) -> Result<Self, String> {
+        if bytes < Self::LEAST {
+            let least = Self::LEAST;
+            return Err(format!("expected at least {least} bytes, found {bytes}"));
+        }
+        Ok(Self(bytes))
     }
 }
 
@@ -186,9 +216,9 @@ impl Default for Report {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Collector {
     /// `HOST:PORT`.
-    pub address: String,
+    pub address: HostPort,
     /// The name that the collector's certificate must carry; the host of `address` when not given.
-    pub server_name: Option<String>,
+    pub server_name: Option<PeerName>,
     /// This node's certificate chain, PEM.
     pub certificate: PathBuf,
     /// Its key, PEM.
@@ -201,14 +231,14 @@ pub struct Collector {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Admin {
-    /// The address to listen on.
-    pub listen: SocketAddr,
+    /// The address to listen on. No authentication, so on this machine only.
+    pub listen: LoopbackAddress,
 }
 
 impl Default for Admin {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7402)),
+            listen: LoopbackAddress::localhost(7402),
         }
     }
 }
@@ -255,7 +285,7 @@ mod tests {
         assert_eq!(config.report.spool_bytes.get(), 256 << 20);
         assert!(!config.content.registry, "a node fetches no layers unasked");
         assert_eq!(config.content.registry_bytes_per_hour.get(), 2 << 30);
-        assert_eq!(config.admin.listen.to_string(), "127.0.0.1:7402");
+        assert_eq!(config.admin.listen.address().to_string(), "127.0.0.1:7402");
     }
 
     #[test]
@@ -269,6 +299,55 @@ mod tests {
         for refused in ["5", "\"5\"", "\"-5s\"", "\"0s\"", "\"soon\""] {
             assert!(parse(refused).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_a_key_cannot_mean_is_refused_where_it_is_written() {
+        let collector = "[report.collector]\ncertificate = \"c\"\nkey = \"k\"\nca = \"a\"\n";
+        let of_collector = |line: &str| format!("{collector}{line}\n");
+        for (text, place, said) in [
+            ("node-name = \"a b\"".to_owned(), "1:13", "host name"),
+            ("node-name = \"\"".to_owned(), "1:13", "host name"),
+            (
+                "[state]\ndirectory = \"state\"".to_owned(),
+                "2:13",
+                "absolute path",
+            ),
+            (
+                "[trust]\ninsecure-registries = [\"a:1\", \"b\"]".to_owned(),
+                "2:23",
+                "HOST:PORT",
+            ),
+            (
+                "[report]\nspool-bytes = 1000".to_owned(),
+                "2:15",
+                "at least 8388608 bytes",
+            ),
+            (
+                "[admin]\nlisten = \"0.0.0.0:7402\"".to_owned(),
+                "2:10",
+                "TLS and client authentication",
+            ),
+            (
+                "[admin]\nlisten = \"here\"".to_owned(),
+                "2:10",
+                "ADDRESS:PORT",
+            ),
+            ("[log]\nfilter = \"a=b=c\"".to_owned(), "2:10", "log filter"),
+            (of_collector("address = \"host\""), "5:11", "HOST:PORT"),
+            (
+                of_collector("address = \"host:1\"\nserver-name = \"a b\""),
+                "6:15",
+                "DNS name",
+            ),
+        ] {
+            let refusal = holdfast_daemon::config::parse::<Config>(&text, "a.toml".as_ref());
+            let refusal = refusal.unwrap_err().to_string();
+            let place = format!("a.toml:{place}: ");
+            assert!(refusal.starts_with(&place), "{text}: {refusal}");
+            assert!(refusal.contains(said), "{text}: {refusal}");
+        }
+        assert!(toml::from_str::<Config>(&of_collector("address = \"host:1\"")).is_ok());
     }
 
     #[test]

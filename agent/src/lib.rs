@@ -26,6 +26,7 @@ pub mod files;
 pub mod inspect;
 pub mod link;
 pub mod local;
+pub mod node;
 pub mod reconcile;
 pub mod report;
 pub mod runtime;
@@ -44,11 +45,12 @@ use std::time::Duration;
 
 use holdfast_core::container::ContainerKey;
 use holdfast_core::layer::FileTable;
+use holdfast_daemon::address::PeerName;
 use holdfast_daemon::admin::{self, Admin};
 use holdfast_daemon::readiness::Readiness;
 use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError, stopped};
-use holdfast_daemon::tls::{Reloading, TlsFiles};
+use holdfast_daemon::tls::Reloading;
 use holdfast_registry::{Allowance, Client};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -61,7 +63,8 @@ use crate::files::fetches::Fetches;
 use crate::files::keep::Keep;
 use crate::files::tables::Tables;
 use crate::inspect::{Content, Shared};
-use crate::link::{CollectorAddress, TlsSource};
+use crate::link::{AddressError, CollectorAddress, TlsSource};
+use crate::node::NodeError;
 use crate::reconcile::{Parts, Reconcile};
 use crate::report::{
     Bounds, Consumers, Ledger, LedgerError, Pace, Sink, Uplink, UplinkState, Vitals,
@@ -84,9 +87,12 @@ pub enum AgentError {
     /// A policy is refused.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// A value of the configuration cannot be used.
-    #[error("{0}")]
-    Config(String),
+    /// The node has no name, or another one than its certificate.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The collector cannot be dialled.
+    #[error("report.collector.address: {0}")]
+    Collector(#[from] AddressError),
     /// The state folder cannot be used.
     #[error("state folder {0}: {1}")]
     State(PathBuf, #[source] std::io::Error),
@@ -103,12 +109,12 @@ pub enum AgentError {
 
 /// Watches this node until stopped.
 pub async fn run(config: Config) -> Result<(), AgentError> {
-    let node = node_name(&config)?;
+    let node = node::name(&config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::new(&reconcile::CONDITIONS);
     let mut supervisor = Supervisor::new();
-    let admin = Admin::bind(config.admin.listen).await?;
+    let admin = Admin::bind(config.admin.listen.address()).await?;
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
 
     let client = trust::client(&config)?;
@@ -240,14 +246,14 @@ fn start_reporting(
     }
     let (vitals, seen) = watch::channel(Vitals::default());
     if let Some(collector) = &config.report.collector {
-        let address = CollectorAddress::new(&collector.address, collector.server_name.as_deref());
-        let address = address.map_err(|error| AgentError::Config(error.to_string()))?;
-        let (tls, watch) = Reloading::client(tls_files(collector))
-            .map_err(|error| AgentError::Config(error.to_string()))?;
+        let server_name = collector.server_name.as_ref().map(PeerName::as_str);
+        let address = CollectorAddress::new(collector.address.as_str(), server_name)?;
+        let files = node::tls_files(collector);
+        let (tls, watch) = Reloading::client(files.clone())
+            .map_err(|source| NodeError::of_files(&files, source))?;
         supervisor.spawn("certificates", watch.run(stop.clone()));
         let source: TlsSource = Arc::new(move || tls.current());
-        let channel = link::channel(&address, source)
-            .map_err(|error| AgentError::Config(error.to_string()))?;
+        let channel = link::channel(&address, source)?;
         let pace = Pace {
             heartbeat: config.report.heartbeat.get(),
             ..Pace::default()
@@ -260,20 +266,6 @@ fn start_reporting(
         );
     }
     Ok(vitals)
-}
-
-fn tls_files(collector: &config::Collector) -> TlsFiles {
-    let config::Collector {
-        certificate,
-        key,
-        ca,
-        ..
-    } = collector.clone();
-    TlsFiles {
-        certificate,
-        key,
-        ca,
-    }
 }
 
 /// What the main loop needs besides configuration and looks.
@@ -394,30 +386,6 @@ impl Publisher {
             is_new
         });
     }
-}
-
-/// The node's name: configured, or the host's. The certificate's name must be the same.
-fn node_name(config: &Config) -> Result<String, AgentError> {
-    let host = || {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let name = config.node_name.clone().unwrap_or_else(host);
-    let Some(collector) = &config.report.collector else {
-        return Ok(name);
-    };
-    let file = collector.certificate.display();
-    let holder = tls_files(collector)
-        .node()
-        .map_err(|error| AgentError::Config(error.to_string()))?;
-    if holder == name {
-        return Ok(name);
-    }
-    Err(AgentError::Config(format!(
-        "{file} is the certificate of node {holder:?}, the node's name is {name:?}"
-    )))
 }
 
 /// The clock, as documents carry it.

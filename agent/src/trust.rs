@@ -11,8 +11,9 @@ use std::time::Duration;
 use holdfast_core::digest::Digest;
 use holdfast_core::trust::policy::{MAX_FILE, PolicyError};
 use holdfast_core::trust::{Evidence, PolicySet};
+use holdfast_daemon::address::HostPort;
 use holdfast_daemon::capped;
-use holdfast_registry::{Cached, Client, Layout, SetupError, Sources, collect};
+use holdfast_registry::{Cached, Client, Layout, Registries, SetupError, Sources, collect};
 
 use crate::config;
 
@@ -76,8 +77,13 @@ pub struct Trust {
 
 /// The program's one client of registries; a broken file about them is an error at the start.
 pub fn client(config: &config::Config) -> Result<Client, TrustError> {
-    let access = config.registry.access(&config.trust.insecure_registries);
-    Ok(Client::new(access)?)
+    client_of(&config.registry, &config.trust.insecure_registries)
+}
+
+/// A client that is told how to ask and by whom it need not be shown a certificate.
+pub fn client_of(registries: &Registries, insecure: &[HostPort]) -> Result<Client, TrustError> {
+    let insecure: Vec<String> = insecure.iter().map(HostPort::to_string).collect();
+    Ok(Client::new(registries.access(&insecure))?)
 }
 
 impl Trust {

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use holdfast_daemon::address::{AddressError, HostName};
 use holdfast_daemon::capped;
 use jiff::{Span, Timestamp, ToSpan as _};
 use rcgen::{
@@ -41,9 +42,9 @@ pub enum CaError {
         /// The file.
         path: PathBuf,
     },
-    /// A name has characters that no host name has.
-    #[error("{0:?} is not a host name")]
-    Name(String),
+    /// A name is no host name.
+    #[error(transparent)]
+    Name(#[from] AddressError),
     /// A collector needs a name or address that agents dial.
     #[error("at least one --dns or --ip is needed")]
     NoName,
@@ -163,10 +164,7 @@ fn params(name: &str, days: u32, now: Timestamp) -> Result<CertificateParams, Ca
 }
 
 fn host_name(name: &str) -> Result<(), CaError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(is_plain) {
-        return Err(CaError::Name(name.to_owned()));
-    }
+    HostName::try_from(name.to_owned())?;
     Ok(())
 }
 

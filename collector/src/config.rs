@@ -2,13 +2,14 @@
 //! a file or opens an address.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_daemon::address::{ListenAddress, LoopbackAddress};
+use holdfast_daemon::config::absolute_path;
 use holdfast_daemon::logging::Log;
-use holdfast_daemon::tls::TlsFiles;
+use holdfast_daemon::tls::{TlsError, TlsFile, TlsFiles};
 use serde::Deserialize;
 
 /// `/etc/holdfast/collector.toml`.
@@ -42,13 +43,13 @@ pub struct Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Grpc {
     /// The address.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
 }
 
 impl Default for Grpc {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 7400)),
+            listen: ListenAddress::everywhere(7400),
         }
     }
 }
@@ -64,34 +65,7 @@ pub struct Api {
 impl Default for Api {
     fn default() -> Self {
         Self {
-            listen: LoopbackAddress(SocketAddr::from(([127, 0, 0, 1], 7401))),
-        }
-    }
-}
-
-/// An address that only this machine reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "SocketAddr")]
-pub struct LoopbackAddress(SocketAddr);
-
-impl LoopbackAddress {
-    /// The address.
-    pub const fn address(self) -> SocketAddr {
-        self.0
-    }
-}
-
-impl TryFrom<SocketAddr> for LoopbackAddress {
-    type Error = &'static str;
-
-    fn try_from(address: SocketAddr) -> Result<Self, &'static str> {
-        if address.ip().is_loopback() {
-            Ok(Self(address))
-        } else {
-            Err(
-                "expected a loopback address: another address only with TLS and client \
-                 authentication, which this endpoint does not have yet",
-            )
+            listen: LoopbackAddress::localhost(7401),
         }
     }
 }
@@ -117,6 +91,16 @@ impl Tls {
             ca: self.client_ca.clone(),
         }
     }
+
+    /// The key of the file that is to blame.
+    pub fn blamed(&self, error: &TlsError) -> &'static str {
+        match self.files().blamed(error) {
+            Some(TlsFile::Certificate) => "tls.certificate",
+            Some(TlsFile::Key) => "tls.key",
+            Some(TlsFile::Ca) => "tls.client-ca",
+            None => "tls",
+        }
+    }
 }
 
 /// Where everything is kept.
@@ -124,6 +108,7 @@ impl Tls {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Store {
     /// The database file.
+    #[serde(deserialize_with = "absolute_path")]
     pub path: PathBuf,
     /// Days after which a resolved finding and an ended container are forgotten.
     pub resolved_days: NonZeroU32,
@@ -327,7 +312,7 @@ mod tests {
     #[test]
     fn only_the_certificates_must_be_given() {
         let config = parse("").unwrap();
-        assert_eq!(config.grpc.listen.to_string(), "0.0.0.0:7400");
+        assert_eq!(config.grpc.listen.address().to_string(), "0.0.0.0:7400");
         assert_eq!(config.api.listen.address().to_string(), "127.0.0.1:7401");
         assert_eq!(config.nodes.silent_after(), Duration::from_secs(45));
     }
@@ -349,6 +334,21 @@ mod tests {
             refusal.contains("TLS and client authentication"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn what_a_key_cannot_mean_is_refused_where_it_is_written() {
+        for (more, place, said) in [
+            ("[grpc]\nlisten = \"here\"\n", "6:10", "ADDRESS:PORT"),
+            ("[api]\nlisten = \"localhost:1\"\n", "6:10", "ADDRESS:PORT"),
+            ("[store]\npath = \"c.db\"\n", "6:8", "absolute path"),
+            ("[log]\nfilter = \"a=b=c\"\n", "6:10", "log filter"),
+        ] {
+            let refusal = parse(more).unwrap_err();
+            let place = format!("collector.toml:{place}: ");
+            assert!(refusal.starts_with(&place), "{refusal}");
+            assert!(refusal.contains(said), "{refusal}");
+        }
     }
 
     #[test]

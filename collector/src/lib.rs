@@ -55,8 +55,13 @@ const OBSERVE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The certificates are not usable.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("{key}: {source}")]
+    Tls {
+        /// The key of the configuration that is to blame.
+        key: &'static str,
+        /// What is wrong.
+        source: TlsError,
+    },
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -133,7 +138,11 @@ struct Parts {
 impl Parts {
     async fn open(config: Config) -> Result<Self, StartError> {
         let (metrics, registry) = Metrics::new();
-        let (tls, tls_watch) = Reloading::server(config.tls.files())?;
+        let tls = Reloading::server(config.tls.files()).map_err(|source| StartError::Tls {
+            key: config.tls.blamed(&source),
+            source,
+        });
+        let (tls, tls_watch) = tls?;
         let opened = Store::open(&config.store.path).await?;
         if let Some(set_aside) = &opened.set_aside {
             tracing::error!(path = %set_aside.display(), "Damaged store was set aside.");
@@ -143,7 +152,7 @@ impl Parts {
         Ok(Self {
             fleet: Arc::new(load_fleet(&store, &config).await?),
             senders: Sender::all(&config.alertmanager, &store, &metrics)?,
-            listener: Listener::bind(config.grpc.listen).await?,
+            listener: Listener::bind(config.grpc.listen.address()).await?,
             admin: Admin::bind(config.api.listen.address()).await?,
             config,
             metrics,

@@ -1,4 +1,4 @@
-//! `check` and `config check` as a person or a script meets them: exit codes, shapes, what is read and
+//! `check` as a person or a script meets them: exit codes, shapes, what is read and
 //! what is written. Long because it is the list of what the commands promise.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -460,39 +460,4 @@ fn listing(state: &Path) -> Vec<String> {
     let mut lines: Vec<String> = listed.lines().map(str::to_owned).collect();
     lines.sort();
     lines
-}
-
-#[tokio::test]
-async fn a_bad_configuration_is_refused_with_its_place_and_what_was_expected() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("agent.toml");
-    let path = file.to_str().unwrap();
-    for (config, place, said) in [
-        ("[scan]\nuper-interval = \"1s\"\n", "2:1:", "upper-interval"),
-        ("[scan]\nupper-interval = 5\n", "2:18:", "string"),
-        (
-            "[scan]\nupper-interval = \"0s\"\n",
-            "2:18:",
-            "positive length of time",
-        ),
-        ("[admin]\nlisten = \"nowhere\"\n", "2:10:", "socket address"),
-        ("[report]\nspool-bytes = 0\n", "2:15:", "nonzero"),
-        ("[scan\n", "1:6:", "]"),
-    ] {
-        std::fs::write(&file, config).unwrap();
-        for arguments in [
-            ["run", "--config", path].as_slice(),
-            &["config", "check", path],
-        ] {
-            let printed = agent::run(arguments);
-            assert_eq!(printed.code, 78, "{config}{printed:?}");
-            assert!(
-                printed.errors.contains(&format!("{path}:{place}")),
-                "{config}{printed:?}"
-            );
-            assert!(printed.errors.contains(said), "{config}{printed:?}");
-        }
-    }
-    std::fs::write(&file, "[scan]\nupper-interval = \"1s\"\n").unwrap();
-    assert_eq!(agent::run(&["config", "check", path]).code, 0);
 }

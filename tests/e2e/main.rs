@@ -12,6 +12,7 @@
 
 mod bad_files;
 mod cli;
+mod configuration;
 mod diff;
 mod drift;
 mod faults;

@@ -58,6 +58,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     // The ledger keeps places and spool in one transaction, so it is built upon the state's tables.
     ("agent", "report", &["config", "state", "telemetry"]),
     ("agent", "link", &["config", "telemetry"]),
+    ("agent", "node", &["config"]),
     ("agent", "state", &["config", "telemetry"]),
     ("agent", "respond", &["config", "telemetry"]),
     (

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_core::finding::Severity;
-use holdfast_registry::{Client, Registries};
+use holdfast_registry::Registries;
 
 use super::interrupt::{self, State};
 use super::looks::{self, Selected};
@@ -19,7 +19,7 @@ use crate::inspect::{Content, Lists, Shared};
 use crate::runtime::CallError;
 use crate::sources::Wanted;
 use crate::telemetry::Metrics;
-use crate::trust::{Missing, Trust, TrustError};
+use crate::trust::{self, Missing, Trust, TrustError};
 use crate::worker::Workers;
 
 /// How long one look may take before it is reported as not done.
@@ -161,8 +161,7 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
     let tables = Tables::new(state, agents)?.with_skeletons(selection.skeletons.as_deref());
     let workers = Workers::default();
-    let access = Registries::default().access(&selection.insecure_registries);
-    let client = Client::new(access).map_err(TrustError::from)?;
+    let client = trust::client_of(&Registries::default(), &selection.insecure_registries)?;
     let content = Content::new(tables, workers.clone());
     let content = match selection.reach {
         Reach::All => content,

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_core::finding::Severity;
+use holdfast_daemon::address::HostPort;
 
 use crate::config;
 
@@ -102,7 +103,7 @@ struct Check {
     layouts: Vec<PathBuf>,
     /// A registry that is asked over plain HTTP; may be given several times
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
-    insecure_registries: Vec<String>,
+    insecure_registries: Vec<HostPort>,
     /// Exit with 1 from this severity on
     #[arg(long, value_name = "SEVERITY", default_value = "warning")]
     fail_on: Severity,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use holdfast_core::container::ContainerKey;
 use holdfast_core::display;
+use holdfast_daemon::address::HostPort;
 
 use super::{Check, Scope};
 
@@ -28,7 +29,7 @@ pub(super) struct Selection {
     container: Option<String>,
     pub(super) policies: Vec<PathBuf>,
     pub(super) layouts: Vec<PathBuf>,
-    pub(super) insecure_registries: Vec<String>,
+    pub(super) insecure_registries: Vec<HostPort>,
     pub(super) state: Option<PathBuf>,
     pub(super) agent_state: PathBuf,
     pub(super) skeletons: Option<PathBuf>,

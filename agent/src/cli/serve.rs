@@ -1,16 +1,14 @@
 //! `run` and `config check`: the long-running agent and what it would refuse.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use holdfast_core::trust::PolicySet;
 use holdfast_daemon::{fail_point, logging, shutdown};
 use tokio::runtime::Builder;
 
 use super::{Exit, complain};
 use crate::config::Config;
 use crate::trust::{self, Trust};
-use crate::{AgentError, TrustError};
+use crate::{AgentError, node};
 
 /// Threads that wait for disks: looks, compares, and a few that hang.
 const BLOCKING_THREADS: usize = 16;
@@ -46,7 +44,9 @@ pub(super) fn run(file: &Path) -> Exit {
             tracing::error!(%error, "Agent stopped.");
             complain(&error);
             match error {
-                AgentError::Trust(_) | AgentError::Config(_) => Exit::Refused,
+                AgentError::Trust(_) | AgentError::Node(_) | AgentError::Collector(_) => {
+                    Exit::Refused
+                }
                 AgentError::State(..)
                 | AgentError::Ledger(_)
                 | AgentError::Admin(_)
@@ -68,13 +68,12 @@ pub(super) fn check_config(file: &Path) -> Exit {
             return Exit::Refused;
         }
     };
+    if let Err(error) = node::name(&config) {
+        complain(&error);
+        return Exit::Refused;
+    }
     let trust = trust::client(&config).and_then(|client| Trust::load(&config.trust, &client));
-    let policies: Result<usize, TrustError> = trust.map(|trust| {
-        let policies = trust.policies();
-        let set: &PolicySet = &Arc::clone(&policies).set;
-        set.len()
-    });
-    match policies {
+    match trust.map(|trust| trust.policies().set.len()) {
         Ok(count) => {
             println!(
                 "{}: ok, {count} policies in {}",

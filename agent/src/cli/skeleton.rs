@@ -2,7 +2,7 @@
 //! no registry. Blobs are read where they are; nothing is fetched.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,7 @@ fn make(arguments: &Arguments) -> Result<(), Failure> {
 fn make_one(blob: &Path, out: Option<&Path>, digests: Digests) -> Result<(), Failure> {
     let limits = Limits::default();
     let failed = |error| Failure::File(blob.to_owned(), error);
-    let file = File::open(blob).map_err(failed)?;
+    let file = capped::open_file(blob).map_err(failed)?;
     let named = skeleton::digests_of_blob(file, &limits)
         .map_err(|error| Failure::Layer(blob.to_owned(), error))?;
     let own = PathBuf::from(name(named.1));

@@ -163,7 +163,7 @@ fn touch(path: &Path) {
         last_access: now,
         last_modification: now,
     };
-    if let Ok(file) = File::open(path)
+    if let Ok(file) = capped::open_file(path)
         && let Err(error) = futimens(file, &times)
     {
         tracing::debug!(%error, "Skeleton cannot be marked as used.");

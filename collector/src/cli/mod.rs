@@ -42,7 +42,7 @@ impl Command {
     clippy::print_stderr,
     reason = "the one place where a command speaks of its failure"
 )]
-fn refuse(error: &dyn std::error::Error, code: ExitCode) -> ExitCode {
+fn refuse(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
     eprintln!("holdfast-collector: {error}");
     code
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_collector::Collector;
 use holdfast_collector::config::Config;
+use holdfast_collector::{Collector, StartError};
 use holdfast_daemon::config::{EXIT_REFUSED, load};
 use holdfast_daemon::{logging, shutdown};
 
@@ -44,7 +44,13 @@ impl Run {
                 Ok(collector) => collector,
                 Err(error) => {
                     tracing::error!(%error, "Collector could not start.");
-                    return ExitCode::FAILURE;
+                    return match error {
+                        StartError::Tls { .. } => ExitCode::from(EXIT_REFUSED),
+                        StartError::Store(_)
+                        | StartError::Grpc(_)
+                        | StartError::Api(_)
+                        | StartError::Client(_) => ExitCode::FAILURE,
+                    };
                 }
             };
             match collector.run().await {

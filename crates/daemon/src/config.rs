@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize as _, DeserializeOwned, Deserializer, Error as _};
 
 use crate::capped;
 
@@ -71,6 +71,19 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
             message: error.message().trim_end().replace('\n', "; "),
         }
     })
+}
+
+/// For paths that would mean another folder wherever the program is started.
+pub fn absolute_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        let found = path.display();
+        Err(D::Error::custom(format!(
+            "expected an absolute path, found \"{found}\""
+        )))
+    }
 }
 
 /// Line and column of a byte offset, both from 1.

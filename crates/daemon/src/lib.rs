@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows a finding, a container or a store.
 
+pub mod address;
 pub mod admin;
 pub mod capped;
 pub mod config;

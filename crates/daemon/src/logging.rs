@@ -27,20 +27,38 @@ pub enum LoggingError {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Log {
     /// As in `RUST_LOG`: `info`, or `warn,holdfast_agent=debug`.
-    pub filter: String,
+    pub filter: Filter,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            filter: Filter("info".to_owned()),
+        }
+    }
+}
+
+/// What is logged, known to be a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Filter(String);
+
+impl TryFrom<String> for Filter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match EnvFilter::builder().parse(&text) {
+            Ok(_filter) => Ok(Self(text)),
+            Err(error) => Err(format!(
+                "expected a log filter such as \"info\" or \"warn,holdfast_agent=debug\": {error}"
+            )),
         }
     }
 }
 
 /// Sets up logging for the whole process.
 pub fn init(log: &Log) -> Result<(), LoggingError> {
-    let filter = EnvFilter::builder().parse(&log.filter)?;
+    let filter = EnvFilter::builder().parse(&log.filter.0)?;
     let form = if io::stderr().is_terminal() {
         Form::Text
     } else {
@@ -198,10 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_is_none_is_refused() {
-        let log = Log {
-            filter: "holdfast=loud=quiet".to_owned(),
-        };
-        assert!(matches!(init(&log), Err(LoggingError::Filter(_))));
+    fn a_filter_that_is_none_is_refused_where_it_is_written() {
+        let parse = |text: &str| crate::config::parse::<Log>(text, "a.toml".as_ref());
+        assert!(parse("filter = \"warn,holdfast_agent=debug\"").is_ok());
+        let refusal = parse("\nfilter = \"holdfast=loud=quiet\"").unwrap_err();
+        let refusal = refusal.to_string();
+        assert!(refusal.starts_with("a.toml:2:10: "), "{refusal}");
+        assert!(refusal.contains("expected a log filter"), "{refusal}");
     }
 }

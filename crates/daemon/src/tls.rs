@@ -41,6 +41,17 @@ pub struct TlsFiles {
     pub ca: PathBuf,
 }
 
+/// One of the three files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFile {
+    /// Our certificate.
+    Certificate,
+    /// Its key.
+    Key,
+    /// The authorities.
+    Ca,
+}
+
 /// Why the files do not make a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -106,6 +117,22 @@ pub enum TlsError {
     Library(rustls::Error),
 }
 
+impl TlsError {
+    /// The file that is to blame.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { path, .. }
+            | Self::Pem { path, .. }
+            | Self::NoCertificate { path }
+            | Self::Authority { path, .. }
+            | Self::KeyPair { path, .. }
+            | Self::Certificate { path, .. }
+            | Self::Node { path, .. } => Some(path),
+            Self::Verifier(_) | Self::Library(_) => None,
+        }
+    }
+}
+
 /// The contents of [`TlsFiles`] at one moment.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Contents {
@@ -158,6 +185,28 @@ impl TlsFiles {
             path: self.certificate.clone(),
             source,
         }
+    }
+
+    /// What [`Reloading::client`] would refuse.
+    pub fn check_client(&self) -> Result<(), TlsError> {
+        client_config(self, &self.read()?).map(drop)
+    }
+
+    /// What [`Reloading::server`] would refuse.
+    pub fn check_server(&self) -> Result<(), TlsError> {
+        server_config(self, &self.read()?).map(drop)
+    }
+
+    /// Which of the files is to blame; a pair that does not fit is the certificate's.
+    pub fn blamed(&self, error: &TlsError) -> Option<TlsFile> {
+        let path = error.path()?;
+        [
+            (&self.certificate, TlsFile::Certificate),
+            (&self.key, TlsFile::Key),
+            (&self.ca, TlsFile::Ca),
+        ]
+        .into_iter()
+        .find_map(|(file, which)| (file == path).then_some(which))
     }
 
     /// The node that our own certificate names.

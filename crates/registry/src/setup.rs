@@ -5,15 +5,20 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
 use crate::error::{SetupFault, Wrong};
 
 /// The whole of a file of at most `limit` bytes; `None` when it is not there.
 pub(crate) fn read(file: &Path, limit: u64) -> Result<Option<Vec<u8>>, SetupFault> {
     let unreadable = |error: &io::Error| SetupFault::Unreadable(file.to_owned(), error.kind());
-    let opened = match File::open(file) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&error)),
+    // A FIFO in its place would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = match open(file, flags, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(unreadable(&errno.into())),
     };
     let metadata = opened.metadata().map_err(|error| unreadable(&error))?;
     if !metadata.is_file() {
@@ -75,9 +80,13 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(read(&path, 3), Ok(Some(b"abc".to_vec())));
         assert_eq!(read(&path, 2), Err(SetupFault::TooLong(path.clone(), 2)));
-        assert!(matches!(
-            read(folder.path(), 3),
-            Err(SetupFault::Unreadable(_, io::ErrorKind::InvalidInput))
-        ));
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR).unwrap();
+        for path in [folder.path(), &fifo] {
+            assert!(matches!(
+                read(path, 3),
+                Err(SetupFault::Unreadable(_, io::ErrorKind::InvalidInput))
+            ));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! From changes to conditions: what is worth a page of its own, what is one line among many, and how a
 //! person reads it. It must not lose anything silently: every list that is cut says how many there were.
+//!
+//! Long because what is kept of the changes follows from the conditions that are made of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

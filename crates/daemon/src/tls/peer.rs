@@ -6,8 +6,7 @@ use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// A host name has at most 253 characters.
-const MAX_NAME_BYTES: usize = 253;
+use crate::address::{AddressError, HostName};
 
 /// Why a certificate names no node.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +20,9 @@ pub enum PeerError {
     /// It has several, and we will not choose one.
     #[error("certificate names several nodes")]
     SeveralNames,
-    /// The name has characters that no host name has.
-    #[error("node name in the certificate is not a host name")]
-    Name,
+    /// The name is no host name.
+    #[error("node name in the certificate: {0}")]
+    Name(#[from] AddressError),
 }
 
 /// The node's name: from the URI `spiffe://DOMAIN/node/NAME` among the subject's alternative names, else
@@ -65,13 +64,8 @@ fn only<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>,
     }
 }
 
-/// A node's name becomes a label, a row key and a line on a terminal.
 fn host_name(name: &str) -> Result<String, PeerError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_plain) {
-        return Err(PeerError::Name);
-    }
-    Ok(name.to_owned())
+    Ok(HostName::try_from(name.to_owned())?.into_string())
 }
 
 #[cfg(test)]
@@ -125,12 +119,15 @@ mod tests {
         for name in ["", "a/b", "a%0ab", "a b"] {
             let uri = format!("spiffe://a/node/{name}");
             assert!(
-                matches!(node(&[("uri", &uri)]), Err(PeerError::Name)),
+                matches!(node(&[("uri", &uri)]), Err(PeerError::Name(_))),
                 "{name:?}"
             );
         }
-        let long = format!("spiffe://a/node/{}", "n".repeat(MAX_NAME_BYTES + 1));
-        assert!(matches!(node(&[("uri", &long)]), Err(PeerError::Name)));
+        let long = format!(
+            "spiffe://a/node/{}",
+            "n".repeat(crate::address::MAX_NAME_BYTES + 1)
+        );
+        assert!(matches!(node(&[("uri", &long)]), Err(PeerError::Name(_))));
     }
 
     #[test]
