@@ -1,4 +1,6 @@
 //! Gathers what is known about one container, for [`super::identify`] to decide on. Decides nothing.
+//!
+//! Long because what is asked of the runtime, the kernel and the bundle makes one record of facts.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
