@@ -189,7 +189,7 @@ async fn an_archive_that_containerd_took_is_modelled_or_refused() {
     let one = scene.containerd.ctr().container("one");
     one.exec("cp /bin/busybox /usr/bin/evil");
     scene
-        .assert_found(&["file-drift added program /usr/bin/evil warning one", BESIDE])
+        .assert_found(&["file-drift moved program /usr/bin/evil warning one", BESIDE])
         .await;
 }
 

@@ -18,7 +18,7 @@ use crate::scene::{IMAGE, Scene, assert_open};
 
 const OTHER: &str = "holdfast.invalid/other:1";
 
-const EVIL: &str = "file-drift added program /usr/bin/evil warning before";
+const EVIL: &str = "file-drift moved program /usr/bin/evil warning before";
 
 /// What containerd knows of an image whose name was moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ async fn sixty_layers_are_understood_whatever_the_mount_table_says() {
     let mut due = vec![
         "file-drift modified configuration /etc/last warning changed",
         "file-drift removed data /opt/app/7 warning changed",
-        "file-drift added program /usr/bin/evil warning changed",
+        "file-drift moved program /usr/bin/evil warning changed",
     ];
     scene.assert_found(&due).await;
     std::fs::write(changed.lowers()[30].join("opt/app/29"), "other").unwrap();
@@ -189,7 +189,7 @@ async fn shifted_users_are_no_change() {
 
     scene
         .assert_found(&[
-            "file-drift added program /usr/bin/evil warning changed",
+            "file-drift moved program /usr/bin/evil warning changed",
             "file-drift metadata data /opt/app/owned info changed",
         ])
         .await;
@@ -279,7 +279,7 @@ async fn pods_are_named_by_their_workload_and_their_sandbox_is_clean() {
     cri.run_container(&pod, "proxy", IMAGE).await;
     cri.exec(&api, "cp /bin/busybox /usr/bin/evil").await;
 
-    let due = format!("file-drift added program /usr/bin/evil warning {api}");
+    let due = format!("file-drift moved program /usr/bin/evil warning {api}");
     let mut agent = scene.agent().await;
     assert_open(&mut agent, &[&due]).await;
     let socket = scene.containerd.socket();

@@ -10,7 +10,7 @@ use holdfast_tests::image::Image;
 
 use crate::scene::{Scene, assert_open, flip_a_bit, transitions};
 
-const EVIL: &str = "file-drift added program /usr/bin/evil warning one";
+const EVIL: &str = "file-drift moved program /usr/bin/evil warning one";
 
 async fn scene() -> Scene {
     let scene = Scene::with(&Image::busybox([])).await;
@@ -81,7 +81,7 @@ async fn events_tell_of_a_start_and_an_end_long_before_the_next_list() {
     ];
     let ctr = scene.containerd.ctr();
     let late = ctr.run_with(&[], crate::scene::IMAGE, "late", &words);
-    let due = "file-drift added program /usr/bin/evil warning late";
+    let due = "file-drift moved program /usr/bin/evil warning late";
     assert_open(&mut agent, &[due]).await;
     late.remove();
     assert_open(&mut agent, &[]).await;

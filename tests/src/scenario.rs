@@ -4,7 +4,7 @@
 //! of what an on-call engineer would be told:
 //!
 //! ```text
-//! file-drift added program /usr/bin/evil warning web-1
+//! file-drift moved program /usr/bin/evil warning web-1
 //! unverifiable signature no-registry - info web-1
 //! ```
 
