@@ -52,8 +52,8 @@ async fn it_shows_what_docker_diff_should_have_shown() {
     let due = [
         "container removed data warning /opt/app/data.txt",
         "container added volatile - /tmp/new",
-        "container added program warning /usr/bin/evil",
-        "container modified program critical /usr/bin/tool",
+        "container moved program warning /usr/bin/evil",
+        "container moved program critical /usr/bin/tool",
         "container removed volatile - /var/log/old",
     ];
     let shown: Vec<String> = changes.iter().map(short).collect();

@@ -159,7 +159,7 @@ async fn a_hung_shim_delays_nobody_else_and_is_said_to_hang() {
     run_late(&scene);
     std::fs::write(hung.inside("/usr/bin/evil"), "#!/bin/sh\n").unwrap();
     // Known before: it is looked at without its shim.
-    let drift = "file-drift moved program /usr/bin/evil warning hung";
+    let drift = "file-drift added program /usr/bin/evil warning hung";
     assert_open(&mut agent, &[EVIL, LATE, drift]).await;
     // At first sight the shim would have to say which process it is.
     let due = [EVIL, LATE, "unverifiable identity shim-silent - info hung"];

@@ -209,7 +209,7 @@ async fn containers_with_endless_files_delay_nobody_else() {
         }
     }
     scene.run("late").exec("cp /bin/busybox /usr/bin/evil");
-    let due = "file-drift added program /usr/bin/evil warning late";
+    let due = "file-drift moved program /usr/bin/evil warning late";
     wait::until_within(LIMIT, "the other container is looked at", async || {
         open_lines(&agent).contains(&due.to_owned()).then_some(())
     })

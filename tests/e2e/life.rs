@@ -25,21 +25,24 @@ fn reasons(agent: &Agent) -> Vec<Resolution> {
 
 #[tokio::test]
 async fn a_place_is_opened_updated_resolved_and_reopened_and_ends_with_its_container() {
+    /// In no image, unlike a copy.
+    const DROP: &str = "(cat /bin/busybox; echo own) > /usr/bin/evil";
+    const OWN: &str = "file-drift added program /usr/bin/evil warning one";
     let scene = scene().await;
     let one = scene.containerd.ctr().container("one");
     let mut agent = scene.agent().await;
     assert_open(&mut agent, &[]).await;
     let mut life = Vec::new();
     for (script, transition, due) in [
-        ("cp /bin/busybox /usr/bin/evil", Opened, [EVIL].as_slice()),
-        ("echo >> /usr/bin/evil", Updated, &[EVIL]),
+        (DROP, Opened, [OWN].as_slice()),
+        ("echo >> /usr/bin/evil", Updated, &[OWN]),
         ("rm /usr/bin/evil", Resolved, &[]),
-        ("cp /bin/busybox /usr/bin/evil", Reopened, &[EVIL]),
+        (DROP, Reopened, &[OWN]),
     ] {
         one.exec(script);
         life.push(transition);
         holdfast_tests::wait::until(&format!("{transition:?} after {script}"), async || {
-            (transitions(&agent, EVIL) == life).then_some(())
+            (transitions(&agent, OWN) == life).then_some(())
         })
         .await;
         assert_open(&mut agent, due).await;
@@ -49,7 +52,7 @@ async fn a_place_is_opened_updated_resolved_and_reopened_and_ends_with_its_conta
 
     assert_open(&mut agent, &[]).await;
     life.push(Resolved);
-    assert_eq!(transitions(&agent, EVIL), life);
+    assert_eq!(transitions(&agent, OWN), life);
     assert_eq!(
         reasons(&agent),
         [Resolution::Gone, Resolution::ContainerEnded]
