@@ -179,7 +179,7 @@ impl<R: Runtime> Reconcile<R> {
     /// Runs until stopped. Events carry the number of their runtime, which is its place among `runtimes`.
     pub async fn run(
         mut self,
-        mut runtimes: mpsc::Receiver<Watching<R>>,
+        mut runtimes: mpsc::Receiver<Vec<Watching<R>>>,
         mut events: mpsc::Receiver<(usize, Event)>,
         mut stop: Stop,
     ) {
@@ -190,7 +190,7 @@ impl<R: Runtime> Reconcile<R> {
                 biased; // stop before work, finished work before new work
                 () = stopped(&mut stop) => return,
                 Some(done) = self.jobs.join_next_with_id() => self.on_done(done),
-                Some(watching) = runtimes.recv() => self.on_runtime(watching),
+                Some(watching) = runtimes.recv() => self.on_runtimes(watching),
                 Some((source, event)) = events.recv(), if self.to_find.len() < MAX_TO_FIND => self.on_event(source, event),
                 _ = tick.tick() => self.on_tick(),
             }
@@ -198,8 +198,8 @@ impl<R: Runtime> Reconcile<R> {
         }
     }
 
-    fn on_runtime(&mut self, watching: Watching<R>) {
-        self.sources.push(Source {
+    fn on_runtimes(&mut self, runtimes: Vec<Watching<R>>) {
+        let new = |watching| Source {
             watching,
             away: Some("not connected yet".to_owned()),
             is_connected: false,
@@ -207,7 +207,8 @@ impl<R: Runtime> Reconcile<R> {
             listing: Listing::Idle,
             next_list: Instant::now(),
             doubles: BTreeSet::new(),
-        });
+        };
+        self.sources.extend(runtimes.into_iter().map(new));
         self.publish_readiness();
     }
 
@@ -522,8 +523,9 @@ impl<R: Runtime> Reconcile<R> {
     /// Reports about everything wait until everything was listed and looked at: what they leave out is
     /// resolved.
     fn start_reports(&mut self, now: Instant) {
+        // Without any runtime nothing was listed, and nothing has ended.
         let is_complete = self.sources.iter().all(|source| source.away.is_none());
-        if !is_complete {
+        if self.sources.is_empty() || !is_complete {
             return;
         }
         if !self.has_ended_absent {

@@ -89,11 +89,12 @@ impl Sources {
         }
     }
 
-    /// Hands each runtime to the main loop, in the order of their numbers, until stopped.
+    /// Hands runtimes to the main loop, in the order of their numbers, until stopped. Those that are there at
+    /// the start come together: what none of them runs has ended.
     pub async fn run(
         mut self,
         mut wanted: Wanted,
-        runtimes: mpsc::Sender<Watching<Containerd>>,
+        runtimes: mpsc::Sender<Vec<Watching<Containerd>>>,
         mut stop: Stop,
     ) -> Result<(), Infallible> {
         let mut again = tokio::time::interval(DISCOVERY);
@@ -102,30 +103,43 @@ impl Sources {
                 () = stopped(&mut stop) => return Ok(()),
                 _ = again.tick() => {}
             }
-            for socket in wanted.new_ones() {
-                self.watch(socket, &runtimes).await;
+            let sockets = wanted.new_ones();
+            if !sockets.is_empty() {
+                self.watch(sockets, &runtimes).await;
             }
         }
     }
 
-    /// The loop has the runtime before its first event: it takes runtimes first.
-    async fn watch(&mut self, socket: PathBuf, runtimes: &mpsc::Sender<Watching<Containerd>>) {
+    /// The loop has the runtimes before their first events: it takes runtimes first.
+    async fn watch(
+        &mut self,
+        sockets: Vec<PathBuf>,
+        runtimes: &mpsc::Sender<Vec<Watching<Containerd>>>,
+    ) {
+        let watching: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| self.watching(socket))
+            .collect();
+        let streams: Vec<_> = watching.iter().map(|it| Arc::clone(&it.runtime)).collect();
+        // Refused only when the loop has ended, and then all of this ends.
+        if runtimes.send(watching).await.is_ok() {
+            for runtime in streams {
+                let index = self.streams.len();
+                self.streams
+                    .spawn(forward(runtime, index, self.events.clone()));
+            }
+        }
+    }
+
+    fn watching(&self, socket: PathBuf) -> Watching<Containerd> {
         tracing::info!(socket = %socket.display(), "Watching a container runtime.");
         let name = socket.display().to_string();
         let runtime = Arc::new(Containerd::new(socket, self.timing));
-        let watching = Watching {
+        let inspector = Inspector::new(Arc::clone(&runtime), Arc::clone(&self.shared));
+        Watching {
             name,
-            runtime: Arc::clone(&runtime),
-            inspector: Arc::new(Inspector::new(
-                Arc::clone(&runtime),
-                Arc::clone(&self.shared),
-            )),
-        };
-        let index = self.streams.len();
-        // Refused only when the loop has ended, and then all of this ends.
-        if runtimes.send(watching).await.is_ok() {
-            self.streams
-                .spawn(forward(runtime, index, self.events.clone()));
+            runtime,
+            inspector: Arc::new(inspector),
         }
     }
 }

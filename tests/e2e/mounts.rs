@@ -62,7 +62,7 @@ async fn a_file_bound_over_a_program_is_critical_until_it_is_unmounted() {
         "cp /bin/busybox /tmp/e; mount -o bind /tmp/e /usr/bin/victim",
     );
 
-    let dropped = |id: &str| format!("file-drift added program /tmp/e warning {id}");
+    let dropped = |id: &str| format!("file-drift moved program /tmp/e warning {id}");
     let over = |id: &str| format!("{VICTIM} {id}");
     let due = [
         dropped("inside"),

@@ -220,7 +220,15 @@ async fn mode_warn_is_one_degree_milder_and_never_silent() {
 async fn without_any_policy_an_uncovered_image_is_worth_knowing_only() {
     let stage = Stage::start().await;
     stage.run("any").await;
-    stage.assert_checked(&["image-uncovered - info any"]);
+    let containerd = &stage.scene.containerd;
+    let arguments = [
+        "--namespace",
+        containerd.namespace(),
+        "--agent-state",
+        "/var/tmp/holdfast-no-agent",
+    ];
+    let (_, found) = agent::check(&containerd.socket(), &arguments);
+    scenario::assert_exactly(&found, &["image-uncovered - info any"]);
 }
 
 #[tokio::test]
