@@ -564,7 +564,9 @@ proptest! {
             let mut disk = disk_of(&archive, &[]);
             let with_content = disk.files.iter().filter(|(_, content)| !content.is_empty());
             let paths: Vec<Vec<u8>> = with_content.map(|(path, _)| path.clone()).collect();
-            prop_assume!(!paths.is_empty());
+            if paths.is_empty() {
+                return Ok(());
+            }
             // All names of a hard link: the proof may read any of them.
             let genuine = disk.files[&paths[which.index(paths.len())]].clone();
             for content in disk.files.values_mut().filter(|content| **content == genuine) {
