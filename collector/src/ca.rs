@@ -5,7 +5,7 @@
 //! use their own authority: the collector reads any PEM files.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ use rcgen::{
 
 /// Our own files are a kilobyte.
 const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// The authority's certificate, in its own folder and beside those that it signs.
+const AUTHORITY: &str = "ca.pem";
 
 /// Clocks of a fleet differ: a certificate is valid from a little before it was made.
 const BACKDATED_HOURS: i64 = 1;
@@ -39,6 +42,12 @@ pub enum CaError {
     /// A file is not what `ca init` has written.
     #[error("{}: not written by `ca init`", path.display())]
     Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another authority's certificate is there.
+    #[error("{}: the certificate of another authority; choose another folder", path.display())]
+    OtherAuthority {
         /// The file.
         path: PathBuf,
     },
@@ -63,6 +72,8 @@ pub struct Written {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    /// The authority's certificate: whoever shows the first needs it to check his peer.
+    pub ca: PathBuf,
 }
 
 /// Makes the authority of a domain in `folder`: `ca.pem`, `ca-key.pem`, `domain`.
@@ -70,12 +81,13 @@ pub fn init(folder: &Path, domain: &str, days: u32, now: Timestamp) -> Result<Wr
     let params = authority(domain, days, now)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.self_signed(&key)?;
+    make_private(folder)?;
     let written = write(folder, "ca", &certificate.pem(), &key)?;
     create(&folder.join("domain"), domain, 0o644)?;
     Ok(written)
 }
 
-/// Makes the certificate of a node: `NAME.pem`, `NAME-key.pem` in `out`, with the URI
+/// Makes the certificate of a node: `NAME.pem`, `NAME-key.pem` and `ca.pem` in `out`, with the URI
 /// `spiffe://DOMAIN/node/NAME`.
 pub fn node(
     folder: &Path,
@@ -93,7 +105,7 @@ pub fn node(
     sign(folder, name, out, params, now)
 }
 
-/// Makes the certificate of a collector: `collector.pem`, `collector-key.pem` in `out`.
+/// Makes the certificate of a collector: `collector.pem`, `collector-key.pem` and `ca.pem` in `out`.
 pub fn collector(
     folder: &Path,
     names: &[String],
@@ -142,7 +154,34 @@ fn sign(
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.signed_by(&key, &issuer)?;
+    make_private(out)?;
+    put_authority(folder, out)?;
     write(out, name, &certificate.pem(), &key)
+}
+
+/// Puts the authority's certificate beside those that it signs, so that the folder is all that a node or
+/// collector needs.
+fn put_authority(folder: &Path, out: &Path) -> Result<(), CaError> {
+    let text = read(&folder.join(AUTHORITY))?;
+    let path = out.join(AUTHORITY);
+    match create(&path, &text, 0o644) {
+        Err(CaError::File { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+            if read(&path)? == text {
+                Ok(())
+            } else {
+                Err(CaError::OtherAuthority { path })
+            }
+        }
+        created => created,
+    }
+}
+
+fn make_private(folder: &Path) -> Result<(), CaError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| CaError::File {
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 fn params(name: &str, days: u32, now: Timestamp) -> Result<CertificateParams, CaError> {
@@ -180,18 +219,10 @@ fn read(path: &Path) -> Result<String, CaError> {
 
 /// The key is written first: a certificate without its key is of no use, and its name is then free.
 fn write(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Result<Written, CaError> {
-    let file_error = |source| CaError::File {
-        path: folder.to_owned(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(file_error)?;
     let written = Written {
         certificate: folder.join(format!("{name}.pem")),
         key: folder.join(format!("{name}-key.pem")),
+        ca: folder.join(AUTHORITY),
     };
     create(&written.key, &key.serialize_pem(), 0o600)?;
     create(&written.certificate, certificate, 0o644)?;
@@ -252,6 +283,23 @@ mod tests {
             holdfast_daemon::tls::peer_node(&certificate).unwrap(),
             "n-1"
         );
+    }
+
+    #[test]
+    fn the_authority_goes_with_each_certificate_and_replaces_no_other() {
+        let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ca = init(folder.path(), "fleet.example", 1, now()).unwrap();
+        let out = out.path().join("pki");
+        let one = node(folder.path(), "n-1", &out, 1, now()).unwrap();
+        let two = node(folder.path(), "n-2", &out, 1, now()).unwrap();
+        assert_eq!(one.ca, out.join("ca.pem"));
+        assert_eq!(read(&one.ca).unwrap(), read(&ca.certificate).unwrap());
+        assert_eq!(one.ca, two.ca);
+
+        std::fs::write(&one.ca, "another").unwrap();
+        let refused = node(folder.path(), "n-3", &out, 1, now());
+        assert!(matches!(refused, Err(CaError::OtherAuthority { .. })));
+        assert!(!out.join("n-3.pem").exists() && !out.join("n-3-key.pem").exists());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use holdfast_core::finding::Severity;
+use serde_json::Value;
 use support::{
     Site, batch, beat, connect, container_record, container_status, finding, finding_record, submit,
 };
@@ -150,6 +151,60 @@ async fn containers_and_nodes_are_paged_in_order() {
     assert_eq!(second["nodes"].as_array().unwrap().len(), 1);
     assert_eq!(second["nodes"][0]["node"], "n-3");
     assert!(second["next_cursor"].is_null());
+    running.stop().await;
+}
+
+/// The names of an answer's own members, those of lists' entries included; documents of nodes have their own
+/// descriptions.
+fn members(answer: &Value, found: &mut BTreeSet<String>) {
+    match answer {
+        Value::Object(object) => {
+            for (name, value) in object {
+                found.insert(name.clone());
+                if !["finding", "image", "container"].contains(&name.as_str()) {
+                    members(value, found);
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|entry| members(entry, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_member_of_an_answer_is_described() {
+    let site = Site::new();
+    let running = site.start("").await;
+    let mut agent = connect(running.grpc, site.node("n-1")).await.unwrap();
+    agent.beat(beat(7)).await.unwrap();
+    let finding = finding("n-1", "c", "a");
+    let records = vec![
+        finding_record(1, &finding),
+        container_record(2, &container_status("n-1", "c")),
+    ];
+    submit(&mut agent, batch(7, records)).await;
+
+    let mut found = BTreeSet::new();
+    let one = format!("/api/v1/findings/{}", finding.fingerprint);
+    for path in [
+        "/api/v1/findings",
+        &one,
+        "/api/v1/nodes",
+        "/api/v1/containers",
+        "/api/v1/nothing",
+    ] {
+        members(&running.get(path).await.1, &mut found);
+    }
+
+    for member in ["places_open", "transitions", "not_ready", "checks", "error"] {
+        assert!(found.contains(member), "{member} in {found:?}");
+    }
+    let described = include_str!("../../docs/api.md");
+    let is_described = |member: &&String| {
+        described.contains(&format!("`{member}`")) || described.contains(&format!("\"{member}\""))
+    };
+    let missing: Vec<&String> = found.iter().filter(|it| !is_described(it)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
     running.stop().await;
 }
 

@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::fs::Permissions;
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 
 use holdfast_collector::Collector;
 use holdfast_collector::store::StoreError;
@@ -53,6 +55,29 @@ async fn takes_everything_again(site: &Site, running: &Running) {
         submit(&mut agent, batch(7, vec![finding_record(400, &a)])).await,
         400
     );
+}
+
+#[tokio::test]
+async fn nobody_but_us_reads_the_store_whoever_has_made_it() {
+    let site = Site::new();
+    std::fs::create_dir_all(site.store().parent().unwrap()).unwrap();
+    // As an earlier collector has left it, or a person.
+    std::fs::write(site.store(), b"").unwrap();
+    std::fs::set_permissions(site.store(), Permissions::from_mode(0o644)).unwrap();
+    for _ in 0..2 {
+        let running = site.start("").await;
+        let mut agent = connect(running.grpc, site.node("n-1")).await.unwrap();
+        let record = finding_record(1, &finding("n-1", "c", "a"));
+        submit(&mut agent, batch(7, vec![record])).await;
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = site.store().into_os_string();
+            name.push(suffix);
+            let mode = std::fs::metadata(&name).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name:?}");
+        }
+        running.stop().await;
+        std::fs::remove_file(site.store()).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ enum Action {
         #[arg(long, default_value_t = 3650)]
         days: u32,
     },
-    /// Make a node's certificate: `NAME.pem` and `NAME-key.pem`.
+    /// Make a node's certificate: `NAME.pem` and `NAME-key.pem`, with the authority's `ca.pem` beside them.
     Node {
         /// Folder of the authority.
         folder: PathBuf,
@@ -44,7 +44,7 @@ enum Action {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-    /// Make a collector's certificate: `collector.pem` and `collector-key.pem`.
+    /// Make a collector's certificate: `collector.pem` and `collector-key.pem`, with `ca.pem` beside them.
     Collector {
         /// Folder of the authority.
         folder: PathBuf,
@@ -67,8 +67,13 @@ impl Ca {
     pub(super) fn execute(self) -> ExitCode {
         match self.action.make(Timestamp::now()) {
             Ok(written) => {
-                say(&written.certificate.display().to_string());
-                say(&written.key.display().to_string());
+                let mut files = vec![written.certificate, written.key];
+                if !files.contains(&written.ca) {
+                    files.push(written.ca);
+                }
+                for file in files {
+                    say(&file.display().to_string());
+                }
                 ExitCode::SUCCESS
             }
             Err(error) => refuse(&error, ExitCode::FAILURE),

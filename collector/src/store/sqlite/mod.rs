@@ -7,6 +7,9 @@ mod read;
 mod rows;
 mod write;
 
+use std::fs::{OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +29,9 @@ const READERS: u32 = 4;
 
 /// A checkpoint or another process holds the lock for moments only.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Read and written by us alone.
+const PRIVATE: u32 = 0o600;
 
 /// Damaged files are kept up to this number; then a person must look.
 const MAX_SET_ASIDE: u32 = 1000;
@@ -178,8 +184,33 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// Nobody but us reads what nodes report. `SQLite` gives its log and its shared memory the same mode as the
+/// database has; those that an earlier collector has left are set right too.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let private = || {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(PRIVATE)
+            .open(path)?;
+        file.set_permissions(Permissions::from_mode(PRIVATE))?;
+        for companion in ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix)) {
+            match std::fs::set_permissions(&companion, Permissions::from_mode(PRIVATE)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                set => set?,
+            }
+        }
+        Ok(())
+    };
+    private().map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Connects, checks and migrates.
 async fn connect(path: &Path) -> Result<SqliteConnection, StoreError> {
+    make_private(path)?;
     let mut connection = options(path).connect().await.map_err(judge)?;
     let verdict = sqlx::query("pragma quick_check(1)")
         .fetch_one(&mut connection)
@@ -242,7 +273,7 @@ fn move_away(path: &Path) -> Result<PathBuf, StoreError> {
     let free = (1..=MAX_SET_ASIDE)
         .map(|number| with_suffix(path, &format!(".damaged-{number}")))
         .find(|name| !name.exists())
-        .ok_or_else(|| file_error(path, std::io::ErrorKind::AlreadyExists.into()))?;
+        .ok_or_else(|| file_error(path, ErrorKind::AlreadyExists.into()))?;
     for suffix in ["-wal", "-shm", ""] {
         let from = with_suffix(path, suffix);
         if from.exists() {
