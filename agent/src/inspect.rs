@@ -121,7 +121,7 @@ impl<R: Runtime> Inspector<R> {
         &self.shared.metrics
     }
 
-    /// Looks once. `now` is the time that documents carry.
+    /// Looks once. `now` is the time at the beginning; documents carry the time at the end.
     ///
     /// 1. Identify: which image the root really is; the kernel's witness at every look.
     /// 2. Digests: the image's documents hash to their names (done while identifying).
@@ -213,7 +213,9 @@ impl<R: Runtime> Inspector<R> {
         if let Some(identified) = memory.identified() {
             verdicts.identified(identified);
         }
-        verdicts.took(&[Check::Identity, Check::Digests], started.elapsed());
+        if depth == Depth::Whole {
+            verdicts.took(&[Check::Identity], started.elapsed());
+        }
         Ok(())
     }
 
@@ -221,9 +223,9 @@ impl<R: Runtime> Inspector<R> {
         for (check, outcome, took) in verdicts.outcomes() {
             self.shared.metrics.check_ended(check, outcome, took);
         }
-        let (about, now) = (memory.about(&self.shared.node), verdicts.now());
+        let (about, ended) = (memory.about(&self.shared.node), verdicts.ended());
         let (look, checks) = verdicts.into_parts();
-        memory.on_looked(&look, now);
+        memory.on_looked(&look, ended);
         let status = ContainerStatus {
             schema: SCHEMA.to_owned(),
             node: about.node.clone(),
@@ -233,7 +235,7 @@ impl<R: Runtime> Inspector<R> {
             signature: memory.verdict().map(Verdict::name),
             checks: memory.remember_checks(checks),
             running: true,
-            observed_at: now,
+            observed_at: ended,
         };
         Looked {
             about,

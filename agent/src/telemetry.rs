@@ -77,6 +77,12 @@ pub struct Metrics {
     pub oldest_check: Gauge<f64, AtomicU64>,
     /// Looks left behind because a disk or a server does not answer.
     pub stuck_workers: Gauge,
+    /// Attempts to write the findings file that failed.
+    pub sink_failures: Counter,
+    /// Times when the ledger recorded nothing.
+    pub ledger_failures: Counter,
+    /// 1 while the policies on disk are refused, and the last good ones in force.
+    pub policies_refused: Gauge,
     /// 1 while the agent is ready.
     pub ready: Gauge,
 }
@@ -125,6 +131,11 @@ impl Metrics {
             self.looks_repeated.clone(),
         );
         agent.register(
+            "policies_refused",
+            "Whether the policies on disk are refused, and the last good ones in force",
+            self.policies_refused.clone(),
+        );
+        agent.register(
             "stuck_workers",
             "Looks left behind because a disk or a server does not answer",
             self.stuck_workers.clone(),
@@ -168,6 +179,16 @@ impl Metrics {
             self.spool_dropped.clone(),
         );
         agent.register(
+            "sink_failures",
+            "Attempts to write the findings file that failed",
+            self.sink_failures.clone(),
+        );
+        agent.register(
+            "ledger_failures",
+            "Attempts to record findings that failed",
+            self.ledger_failures.clone(),
+        );
+        agent.register(
             "last_confirmed_timestamp_seconds",
             "When the collector last confirmed something",
             self.last_confirmed.clone(),
@@ -179,9 +200,12 @@ impl Metrics {
             for outcome in Outcome::ALL {
                 drop(self.checks.get_or_create(&check_labels(check, outcome)));
             }
-            drop(self.check_durations.0.get_or_create(&DurationLabels {
-                check: check.as_str(),
-            }));
+            // Digests are checked while identifying: they have no time of their own.
+            if check != Check::Digests {
+                drop(self.check_durations.0.get_or_create(&DurationLabels {
+                    check: check.as_str(),
+                }));
+            }
         }
         for (kind, severity) in all_kinds() {
             drop(
@@ -200,19 +224,25 @@ impl Metrics {
         }
     }
 
+    /// A check was done that took this long: of one container, and for layers of one layer. That of digests
+    /// is part of identity's.
+    pub fn check_took(&self, check: Check, took: Duration) {
+        let labels = DurationLabels {
+            check: check.as_str(),
+        };
+        self.check_durations
+            .0
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
     /// A check has ended.
     pub fn check_ended(&self, check: Check, outcome: Outcome, took: Option<Duration>) {
         self.checks
             .get_or_create(&check_labels(check, outcome))
             .inc();
         if let Some(took) = took {
-            let labels = DurationLabels {
-                check: check.as_str(),
-            };
-            self.check_durations
-                .0
-                .get_or_create(&labels)
-                .observe(took.as_secs_f64());
+            self.check_took(check, took);
         }
     }
 
@@ -269,5 +299,33 @@ const fn open_labels(kind: Kind, severity: Severity) -> OpenLabels {
     OpenLabels {
         kind: kind.as_str(),
         severity: severity.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn a_check_has_a_duration_only_where_it_was_timed() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.check_took(Check::Layers, Duration::from_secs(2));
+        metrics.check_ended(Check::Layers, Outcome::Clean, None);
+        metrics.check_ended(Check::Digests, Outcome::Clean, None);
+
+        let mut encoded = String::new();
+        text::encode(&mut encoded, &registry).unwrap();
+        let count = |check: &str| {
+            let name = "holdfast_agent_check_duration_seconds_count";
+            let start = format!("{name}{{check=\"{check}\"}} ");
+            let line = encoded.lines().find_map(|line| line.strip_prefix(&start));
+            line.map(str::to_owned)
+        };
+        assert_eq!(count("layers").as_deref(), Some("1"));
+        assert_eq!(count("files").as_deref(), Some("0"));
+        assert_eq!(count("digests"), None, "it is part of identity's");
     }
 }

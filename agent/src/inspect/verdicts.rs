@@ -7,7 +7,8 @@ use std::time::Duration;
 use holdfast_core::coverage::{CheckStatus, Outcome};
 use holdfast_core::finding::{Basis, Check, Condition, Detail, Severity};
 use holdfast_core::place::Look;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::runtime::gather::Stop;
 use crate::runtime::identify::Identified;
@@ -28,19 +29,30 @@ struct Ended {
 #[derive(Debug)]
 pub(super) struct Verdicts {
     now: Timestamp,
+    begun: Instant,
     checks: BTreeMap<Check, Ended>,
 }
 
 impl Verdicts {
-    pub(super) const fn new(now: Timestamp) -> Self {
+    pub(super) fn new(now: Timestamp) -> Self {
         Self {
             now,
+            begun: Instant::now(),
             checks: BTreeMap::new(),
         }
     }
 
+    /// When the look began. What it read was so from here on: a change that comes after a file was read is
+    /// not seen any more.
     pub(super) const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// When the look has ended, which is now: what it found was known at this time.
+    pub(super) fn ended(&self) -> Timestamp {
+        let millis = i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let took = SignedDuration::from_millis(millis);
+        self.now.saturating_add(took).unwrap_or(self.now)
     }
 
     /// What identification said, now or at the last whole look.
@@ -147,6 +159,7 @@ impl Verdicts {
         }
     }
 
+    /// How long checks took that were done in this look, and not repeated from an earlier one.
     pub(super) fn took(&mut self, checks: &[Check], took: Duration) {
         for check in checks {
             self.checks.entry(*check).or_default().took = Some(took);
@@ -261,6 +274,18 @@ mod tests {
                 .iter()
                 .all(|status| status.outcome == Outcome::Unverifiable)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_ends_after_it_has_begun_and_what_it_read_was_so_at_the_beginning() {
+        let begun = Timestamp::UNIX_EPOCH;
+        let mut verdicts = Verdicts::new(begun);
+        verdicts.done(Check::Files, None, Vec::new());
+        tokio::time::advance(Duration::from_mins(10)).await;
+
+        assert_eq!(verdicts.ended(), begun + SignedDuration::from_mins(10));
+        let (_, statuses) = verdicts.into_parts();
+        assert_eq!(statuses[0].at, begun);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_core::container::ContainerKey;
-use holdfast_core::finding::Finding;
-use jiff::Timestamp;
+use holdfast_core::finding::{Check, Finding};
 use tokio::task::AbortHandle;
 
 use super::watched::Outcome;
@@ -128,8 +127,13 @@ impl<R: Runtime> Reconcile<R> {
 
     fn start_compare(&mut self, layer: LayerKey) -> AbortHandle {
         let content = Arc::clone(&self.parts.shared.content);
+        let metrics = self.parts.shared.metrics.clone();
         self.jobs.spawn(async move {
+            let begun = tokio::time::Instant::now();
             let is_done = content.compare_layer(layer.clone(), crate::now()).await;
+            if is_done {
+                metrics.check_took(Check::Layers, begun.elapsed());
+            }
             Done::Compared { layer, is_done }
         })
     }
@@ -187,9 +191,9 @@ async fn look<R: Runtime>(
                 reason: error.to_string(),
             };
         }
-        Err(LookError::Deadline(_)) => memory.not_looked(node, now),
+        Err(LookError::Deadline(_)) => memory.not_looked(node, crate::now()),
     };
-    match record(inspector, ledger, memory, looked, now).await {
+    match record(inspector, ledger, memory, looked).await {
         Ok(()) => Outcome::Recorded,
         Err(error) => Outcome::Repeat {
             reason: error.to_string(),
@@ -203,12 +207,12 @@ async fn record<R: Runtime>(
     ledger: &Ledger,
     memory: &mut Memory,
     looked: Looked,
-    now: Timestamp,
 ) -> Result<(), LedgerError> {
     if let Some(identity) = memory.to_remember() {
         ledger.remember(looked.about.clone(), identity).await?;
     }
-    let findings = ledger.record_look(looked.about, looked.look, now).await?;
+    let at = looked.status.observed_at;
+    let findings = ledger.record_look(looked.about, looked.look, at).await?;
     for finding in &findings {
         inspector.metrics().finding_recorded(finding);
     }
