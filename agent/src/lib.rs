@@ -27,6 +27,7 @@ pub mod inspect;
 pub mod link;
 pub mod local;
 pub mod node;
+pub mod publish;
 pub mod reconcile;
 pub mod report;
 pub mod runtime;
@@ -48,7 +49,6 @@ use holdfast_core::layer::FileTable;
 use holdfast_daemon::address::PeerName;
 use holdfast_daemon::admin::{self, Admin};
 use holdfast_daemon::readiness::Readiness;
-use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError, stopped};
 use holdfast_daemon::tls::Reloading;
 use holdfast_registry::{Allowance, Client};
@@ -65,6 +65,7 @@ use crate::files::tables::Tables;
 use crate::inspect::{Content, Shared};
 use crate::link::{AddressError, CollectorAddress, TlsSource};
 use crate::node::NodeError;
+use crate::publish::{FindingsFile, Publisher, Reporting};
 use crate::reconcile::{Parts, Reconcile};
 use crate::report::{
     Bounds, Consumers, Ledger, LedgerError, Pace, Sink, Uplink, UplinkState, Vitals,
@@ -77,9 +78,6 @@ use crate::worker::Workers;
 
 /// How long the ledger may take to write its last commit and close.
 const CLOSING: Duration = Duration::from_secs(10);
-
-/// How often the numbers of spool and uplink are brought up to date.
-const VITALS: Duration = Duration::from_secs(1);
 
 /// Why the agent does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +110,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let node = node::name(&config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let readiness = Readiness::new(&reconcile::CONDITIONS);
+    let [containerd, inventory] = reconcile::CONDITIONS;
+    let [ledger, sink] = publish::CONDITIONS;
+    let readiness = Readiness::new(&[containerd, inventory, ledger, sink]);
     let mut supervisor = Supervisor::new();
     let admin = Admin::bind(config.admin.listen.address()).await?;
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
@@ -123,7 +123,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         start_fetching(&config, &shared, client, &mut supervisor);
     }
     let (ledger, writer) = open_ledger(&config)?;
-    let vitals = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
+    let reporting = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
     let known = ledger.known().await.unwrap_or_else(|error| {
         // A full disk, say. What was known counts as first sight; what runs is watched all the same.
         tracing::error!(%error, "What was known of the containers cannot be read.");
@@ -143,9 +143,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     supervisor.spawn("policies", Arc::clone(&shared).watch_policies(stop.clone()));
     let publisher = Publisher {
         ledger: ledger.clone(),
+        shared: Arc::clone(&shared),
         readiness: readiness.clone(),
-        metrics,
-        vitals,
+        reporting,
     };
     supervisor.spawn("vitals", publisher.run(stop.clone()));
     supervisor.spawn(
@@ -232,18 +232,22 @@ fn start_fetching(
     supervisor.spawn("fetches", worker.run(supervisor.stop()));
 }
 
-/// Sink and uplink. Gives where the uplink's vital signs are put, and its state.
+/// Sink and uplink. Gives what both say of themselves, and where the uplink's vital signs are put.
 fn start_reporting(
     config: &Config,
     ledger: &Ledger,
     metrics: &Metrics,
     supervisor: &mut Supervisor,
-) -> Result<watch::Sender<Vitals>, AgentError> {
+) -> Result<Reporting, AgentError> {
     let stop = supervisor.stop();
-    if let Some(path) = &config.report.file {
-        let (sink, _state) = Sink::new(ledger.clone(), path.clone());
+    let file = config.report.file.as_ref().map(|path| {
+        let (sink, state) = Sink::new(ledger.clone(), path.clone());
         supervisor.spawn("sink", sink.run(stop.clone()));
-    }
+        FindingsFile {
+            path: path.clone(),
+            state,
+        }
+    });
     let (vitals, seen) = watch::channel(Vitals::default());
     if let Some(collector) = &config.report.collector {
         let server_name = collector.server_name.as_ref().map(PeerName::as_str);
@@ -265,7 +269,7 @@ fn start_reporting(
             publish_uplink(state, metrics.clone(), stop),
         );
     }
-    Ok(vitals)
+    Ok(Reporting { file, vitals })
 }
 
 /// What the main loop needs besides configuration and looks.
@@ -329,62 +333,6 @@ async fn publish_uplink(
                 .last_confirmed
                 .set(confirmed.as_duration().as_secs_f64());
         }
-    }
-}
-
-/// Keeps what heartbeats, `/metrics` and the service manager say current.
-#[derive(Debug)]
-struct Publisher {
-    ledger: Ledger,
-    readiness: Readiness,
-    metrics: Metrics,
-    vitals: watch::Sender<Vitals>,
-}
-
-impl Publisher {
-    async fn run(self, mut stop: Stop) -> Result<(), Infallible> {
-        let mut tick = tokio::time::interval(VITALS);
-        let mut is_announced = false;
-        loop {
-            tokio::select! {
-                () = stopped(&mut stop) => return Ok(()),
-                _ = tick.tick() => self.publish(&mut is_announced),
-            }
-        }
-    }
-
-    fn publish(&self, is_announced: &mut bool) {
-        let stats = self.ledger.stats();
-        let stats = stats.borrow();
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.metrics.spool_records.set(gauge(stats.records));
-        self.metrics.spool_bytes.set(gauge(stats.bytes));
-        self.metrics.spool_dropped.set(gauge(stats.dropped));
-        let not_ready = self.readiness.reasons().join("; ");
-        self.metrics.ready.set(i64::from(not_ready.is_empty()));
-        let containers = self.metrics.containers.get();
-        let sentence = if not_ready.is_empty() {
-            format!("watching {containers} containers")
-        } else {
-            format!("not ready: {not_ready}")
-        };
-        if not_ready.is_empty() && !*is_announced {
-            *is_announced = true;
-            service_manager::ready(&sentence);
-            tracing::info!(containers, "Agent is ready.");
-        }
-        let vitals = Vitals {
-            containers: u32::try_from(containers).unwrap_or(u32::MAX),
-            not_ready,
-        };
-        self.vitals.send_if_modified(|before| {
-            let is_new = *before != vitals;
-            if is_new {
-                service_manager::status(&sentence);
-                *before = vitals;
-            }
-            is_new
-        });
     }
 }
 

@@ -148,6 +148,7 @@ impl Trust {
             }
         };
         if digest == before.digest {
+            self.accept();
             return false;
         }
         match parse(&files) {
@@ -159,6 +160,7 @@ impl Trust {
                     digest,
                 };
                 *self.policies.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+                self.accept();
                 true
             }
             Err(error) => {
@@ -166,6 +168,16 @@ impl Trust {
                 false
             }
         }
+    }
+
+    /// Whether the files as they are now are refused.
+    pub fn is_refused(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some()
+    }
+
+    fn accept(&self) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn refuse(&self, digest: Digest, error: &TrustError) {

@@ -1,12 +1,13 @@
 //! What stands where an administrator has named a file, and is none: refused by name, at once. A reader that
 //! waits for a FIFO's writer waits for ever, and takes policies, checks and the way out with it.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use holdfast_tests::agent::{self, Agent};
-use holdfast_tests::{command, wait};
+use holdfast_tests::{command, http, wait};
 
-use crate::scene::PASS;
+use crate::scene::{PASS, metric};
 
 fn fifo(path: &Path) {
     command::must("mkfifo", &[path.to_str().unwrap()]);
@@ -22,6 +23,80 @@ fn config(folder: &Path, policies: &Path) -> String {
         folder = folder.display(),
         policies = policies.display(),
     )
+}
+
+const REFUSED: &str = "holdfast_agent_policies_refused ";
+
+async fn until_metric(address: SocketAddr, name: &str, is_due: impl Fn(f64) -> bool) {
+    wait::until(name, async || {
+        metric(address, name, "")
+            .await
+            .filter(|value| is_due(*value))
+    })
+    .await;
+}
+
+/// Waits until `/readyz` gives this reason.
+async fn until_not_ready(address: SocketAddr, reason: &str) {
+    wait::until(reason, async || {
+        let (status, reasons) = http::get(address, "/readyz").await?;
+        (status == 503 && reasons.contains(reason)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_findings_file_that_cannot_be_written_is_named_and_counted() {
+    let mut agent = Agent::start(|folder| {
+        let file = folder.join("findings.jsonl");
+        std::fs::create_dir(&file).unwrap();
+        let more = format!("[report]\nfile = \"{}\"\n", file.display());
+        config(folder, Path::new("/var/tmp/holdfast-no-policies")) + &more
+    });
+    let address = agent.http().await;
+    let file = agent.folder().join("findings.jsonl");
+    until_not_ready(address, &format!("findings-file: {}: ", file.display())).await;
+    until_metric(address, "holdfast_agent_sink_failures_total ", |count| {
+        count > 0.0
+    })
+    .await;
+    let said = agent.process().output();
+    assert!(said.contains(file.to_str().unwrap()), "{said}");
+}
+
+/// A disk that is full, for as long as this lives.
+struct FullDisk(PathBuf);
+
+impl FullDisk {
+    fn at(folder: &Path) -> Self {
+        std::fs::create_dir(folder).unwrap();
+        let at = folder.to_str().unwrap();
+        command::must("mount", &["-t", "tmpfs", "-o", "size=4k", "tmpfs", at]);
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        drop(command::run("umount", &["-l", self.0.to_str().unwrap()]));
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_records_nothing_is_a_reason_not_to_be_ready_and_is_counted() {
+    let mut disk = None;
+    let mut agent = Agent::start(|folder| {
+        disk = Some(FullDisk::at(&folder.join("state")));
+        config(folder, Path::new("/var/tmp/holdfast-no-policies"))
+    });
+    let address = agent.http().await;
+    until_not_ready(address, "ledger: findings are not recorded: no space left").await;
+    until_metric(address, "holdfast_agent_ledger_failures_total ", |count| {
+        count > 0.0
+    })
+    .await;
+    agent.kill();
+    drop(disk);
 }
 
 #[test]
@@ -55,7 +130,8 @@ fn a_fifo_where_a_policy_or_a_configuration_is_named_is_refused_by_name() {
 async fn a_fifo_among_the_policies_stops_neither_their_reload_nor_the_agents_end() {
     let policies = tempfile::tempdir().unwrap();
     let mut agent = Agent::start(|folder| config(folder, policies.path()));
-    agent.http().await;
+    let address = agent.http().await;
+    assert_eq!(metric(address, REFUSED, "").await, Some(0.0));
     let planted = policies.path().join("planted.yaml");
     fifo(&planted);
     wait::until("the FIFO is refused", async || {
@@ -63,6 +139,7 @@ async fn a_fifo_among_the_policies_stops_neither_their_reload_nor_the_agents_end
         said.contains("found a FIFO").then_some(())
     })
     .await;
+    until_metric(address, REFUSED, |value| value > 0.0).await;
 
     std::fs::remove_file(&planted).unwrap();
     std::fs::write(policies.path().join("pass.yaml"), PASS).unwrap();
@@ -71,6 +148,7 @@ async fn a_fifo_among_the_policies_stops_neither_their_reload_nor_the_agents_end
         said.contains("Policies were read anew.").then_some(())
     })
     .await;
+    until_metric(address, REFUSED, |value| value == 0.0).await;
 
     fifo(&planted);
     let status = agent.stop().await;

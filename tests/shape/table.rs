@@ -59,6 +59,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     ("agent", "report", &["config", "state", "telemetry"]),
     ("agent", "link", &["config", "telemetry"]),
     ("agent", "node", &["config"]),
+    ("agent", "publish", &["inspect", "report"]),
     ("agent", "state", &["config", "telemetry"]),
     ("agent", "respond", &["config", "telemetry"]),
     (

@@ -112,6 +112,13 @@ impl Sink {
         news: &mut watch::Receiver<SpoolStats>,
         file: &mut Option<File>,
     ) -> Result<(), SinkError> {
+        if file.is_none() {
+            // Before there is anything to write: a person who has named the wrong file sees it now.
+            let path = self.path.clone();
+            let opened = tokio::task::spawn_blocking(move || open(&path)).await;
+            *file = Some(opened.map_err(io::Error::from)??);
+            self.state.send_modify(|state| state.error = None);
+        }
         news.mark_unchanged();
         let batch = self.ledger.next_findings(MAX_LINES, MAX_BYTES).await?;
         let Some(last) = batch.last_sequence() else {
@@ -132,7 +139,7 @@ impl Sink {
     }
 
     fn on_error(&self, error: SinkError) {
-        tracing::warn!(%error, "Findings file could not be written.");
+        tracing::warn!(path = %self.path.display(), %error, "Findings file could not be written.");
         self.state.send_modify(|state| {
             state.errors += 1;
             state.error = Some(error);
