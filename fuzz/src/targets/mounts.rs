@@ -1,14 +1,20 @@
 //! The kernel's mount table, which a container fills with paths and options of its choice: every line is read
-//! as it was written, or the table is refused.
+//! as it was written, or the table is refused; and what is concluded from any table, also one that no kernel
+//! shows, is bounded and the same each time.
 
+use std::sync::Arc;
+
+use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::layer::{Entry, ExpectedTree, Marker, MergedTree, Node};
 use holdfast_core::mounts::table::{Limits, MountEntry, read};
+use holdfast_core::mounts::{Declared, DeclaredMount, MAX_TOLD, Origin, View, conditions};
 
 use crate::{Target, as_it_is};
 
 pub(super) const TARGET: Target = Target {
     name: "mounts",
     check,
-    max_bytes: 1 << 10,
+    max_bytes: 2 << 10,
     seeds,
     words: &[
         " - overlay overlay rw,",
@@ -33,8 +39,8 @@ pub(super) const TARGET: Target = Target {
 };
 
 const LIMITS: Limits = Limits {
-    mounts: 8,
-    bytes: 1 << 10,
+    mounts: 30,
+    bytes: 2 << 10,
 };
 
 fn check(table: &[u8]) {
@@ -50,6 +56,102 @@ fn check(table: &[u8]) {
         assert_eq!(MountEntry::parse(line).as_ref(), Some(entry));
         check_entry(line, entry);
     }
+    check_conclusions(entries);
+}
+
+/// Longest title of a condition: two paths and the words around them.
+const TITLE_CHARS: usize = 400;
+
+/// The second half of the table is another namespace of the same container.
+fn check_conclusions(mut entries: Vec<MountEntry>) {
+    let Some(first) = entries.first() else {
+        return;
+    };
+    let (root, device) = (first.id, first.device);
+    let half = entries.len().div_ceil(2);
+    let others = entries.split_off(half);
+    let view = |entries| View {
+        root,
+        device,
+        base: Vec::new(),
+        entries,
+    };
+    let views = [view(entries), view(others)];
+    let image = image();
+    for declared in [Declared::default(), declared()] {
+        let told = conditions(&image, &declared, &views, "w").unwrap();
+        assert_eq!(conditions(&image, &declared, &views, "w").unwrap(), told);
+        assert!(told.len() <= MAX_TOLD + 1);
+        for condition in told {
+            let title = condition.title;
+            assert!(title.chars().count() <= TITLE_CHARS, "{title}");
+            assert!(!title.chars().any(char::is_control), "{title}");
+        }
+    }
+}
+
+/// What the runtime was asked for.
+fn declared() -> Declared {
+    let mount = |destination: &str, kind: &str, options: &[&str], origin| DeclaredMount {
+        destination: destination.into(),
+        kind: kind.to_owned(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+        origin,
+    };
+    Declared {
+        mounts: vec![
+            mount("/proc", "proc", &["nosuid"], Origin::Record),
+            mount(
+                "/etc/../etc/hosts",
+                "bind",
+                &["rbind", "ro"],
+                Origin::Record,
+            ),
+            mount("/bin/x", "bind", &["bind"], Origin::Bundle),
+            mount("/sys/fs/cgroup", "cgroup", &[], Origin::Record),
+        ],
+        masked: vec![b"/proc/kcore".to_vec()],
+        read_only: vec![b"/proc/sys".to_vec()],
+        has_terminal: true,
+        may_mount: true,
+    }
+}
+
+/// A program, an account file, and a link on the way to both.
+fn image() -> MergedTree {
+    let entry = |node| Entry {
+        node,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        xattrs: Vec::new(),
+        hard_link: None,
+    };
+    let directory = entry(Node::Directory { opaque: false });
+    let file = entry(Node::File {
+        size: 1,
+        digest: Digest::of(b"x"),
+        marker: Marker::Elf,
+    });
+    let link = entry(Node::Symlink {
+        target: b"usr/bin".to_vec(),
+    });
+    let entries = [
+        ("", &directory),
+        ("bin", &link),
+        ("etc", &directory),
+        ("etc/hosts", &file),
+        ("etc/passwd", &file),
+        ("usr", &directory),
+        ("usr/bin", &directory),
+        ("usr/bin/x", &file),
+    ];
+    let entries = entries.map(|(path, entry)| (path.as_bytes(), entry));
+    let id = Digest::of(b"layer");
+    let mut written = Vec::new();
+    ExpectedTree::write(&mut written, ChainId(id), DiffId(id), entries).unwrap();
+    let tree = ExpectedTree::open(written, ChainId(id)).unwrap();
+    MergedTree::new(vec![Arc::new(tree)])
 }
 
 /// Nothing grows, and what is written again is read as the same.
