@@ -3,6 +3,7 @@
 mod accounts;
 mod config;
 mod display;
+mod drift;
 mod finding;
 mod frames;
 mod manifest;
@@ -27,6 +28,7 @@ pub const ALL: &[Target] = &[
     accounts::TARGET,
     config::TARGET,
     display::TARGET,
+    drift::TARGET,
     finding::TARGET,
     frames::TARGET,
     manifest::TARGET,
