@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::{
-    Entry, ExpectedTree, FileTable, Limits, MergedTree, Node, PlaceError, Snapshotter, place,
+    Entry, ExpectedTree, FileTable, MergedTree, Node, PlaceError, Snapshotter, place,
 };
 
+use super::tar::LIMITS;
 use crate::archive::Archive;
 use crate::{Target, as_it_is};
 
@@ -64,9 +65,9 @@ const TYPES: &[u8] = b"05210052316";
 const LAYERS: usize = 4;
 
 fn check(script: &[u8]) {
-    let layers = layers(script);
+    let tables: Vec<FileTable> = layers(script).iter().map(table).collect();
     for snapshotter in [Snapshotter::Overlayfs, Snapshotter::Native] {
-        let trees = stack(&layers, snapshotter, script.len());
+        let trees = stack(&tables, snapshotter, script.len());
         // Only an overlay's trees are stacked; on native each is the whole.
         if let (Some(trees), Snapshotter::Overlayfs) = (trees, snapshotter) {
             check_merged(&MergedTree::new(trees));
@@ -74,17 +75,20 @@ fn check(script: &[u8]) {
     }
 }
 
+fn table(layer: &Vec<u8>) -> FileTable {
+    let id = DiffId(Digest::of(layer));
+    FileTable::build(layer.as_slice(), id.0, id, &LIMITS).unwrap()
+}
+
 /// The trees of these layers, top first; none where one is refused.
 fn stack(
-    layers: &[Vec<u8>],
+    tables: &[FileTable],
     snapshotter: Snapshotter,
     steps: usize,
 ) -> Option<Vec<Arc<ExpectedTree>>> {
     let mut trees: Vec<Arc<ExpectedTree>> = Vec::new();
-    for layer in layers {
-        let id = DiffId(Digest::of(layer));
-        let table = FileTable::build(layer.as_slice(), id.0, id, &Limits::default()).unwrap();
-        let placed = || place(&table, snapshotter, &trees);
+    for table in tables {
+        let placed = || place(table, snapshotter, &trees);
         let (first, second) = match (placed(), placed()) {
             (Ok(first), Ok(second)) => (first, second),
             (Err(refusal), Err(again)) => {
