@@ -28,4 +28,5 @@ mod read;
 mod registry;
 mod scene;
 mod signatures;
+mod skeletons;
 mod unpack;
