@@ -172,7 +172,7 @@ impl<R: Runtime> Inspector<R> {
             .check(memory, &identity, (roots, layers), &mut verdicts)
             .await;
         // (6)
-        mounts::check(memory, &identity, &mut verdicts).await?;
+        mounts::check(memory, &identity, &self.shared.workers, &mut verdicts).await?;
         // (7)
         if let Some(root) = identity.root
             && kernel::start_time(root.pid).ok() != Some(root.started)

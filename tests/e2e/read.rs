@@ -2,6 +2,7 @@
 //! and files that cannot be read. Each alone on a container, with a control of the same image beside it.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use holdfast_tests::container::Container;
@@ -10,7 +11,7 @@ use holdfast_tests::layer::{Entry, Layer};
 use holdfast_tests::scenario;
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::scene::Scene;
+use crate::scene::{IMAGE, Scene};
 
 async fn scene_of(image: &Image) -> Scene {
     let scene = Scene::with(image).await;
@@ -132,6 +133,40 @@ fn grow(container: &Container, path: &str) {
         "dd if=/dev/zero of={path} bs=1M seek=400 count=1 2>/dev/null\n\
          (while :; do echo x >> {path}; done) >/dev/null 2>&1 </dev/null &"
     ));
+}
+
+/// As the wrappers for GPUs do: a mount in the bundle that containerd's record does not have.
+#[tokio::test]
+async fn what_the_runtime_makes_for_a_mount_of_the_bundle_alone_is_no_change() {
+    let scene = scene_of(&Image::busybox([])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let wrapper = folder.path().join("runc-with-driver");
+    let script = format!(
+        "#!/usr/bin/python3\n\
+         import json,os,sys\n\
+         words=sys.argv[1:]\n\
+         if 'create' in words:\n\
+         \x20   path=words[words.index('--bundle')+1]+'/config.json'\n\
+         \x20   spec=json.load(open(path))\n\
+         \x20   spec['mounts'].append(dict(destination='/opt/vendor/driver.so',type='bind',\n\
+         \x20       source={wrapper:?},options=['bind','ro']))\n\
+         \x20   json.dump(spec,open(path,'w'))\n\
+         os.execvp('runc',['runc']+words)\n"
+    );
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let options = ["--runc-binary", wrapper.to_str().unwrap()];
+    let given = scene
+        .containerd
+        .ctr()
+        .run_with(&options, IMAGE, "given", &[]);
+    assert!(given.upper().join("opt/vendor/driver.so").exists());
+    scene.assert_found(&[]).await;
+
+    given.exec("cp /bin/busybox /opt/vendor/evil");
+    scene
+        .assert_found(&["file-drift moved program /opt/vendor/evil warning given"])
+        .await;
 }
 
 /// A server that reads no request, over a directory of the container that every look passes.

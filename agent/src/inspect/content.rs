@@ -32,6 +32,7 @@ use crate::files::{
 use crate::runtime::Roots;
 use crate::runtime::identify::{ExtraKind, Identity};
 use crate::runtime::kernel::KernelError;
+use crate::runtime::mounts::Launch;
 use crate::worker::{Progress, WorkError, Workers};
 
 /// Paths named in the message about what could not be read.
@@ -229,6 +230,7 @@ impl Content {
         } else {
             (Rehash::Due, BYTES_A_LOOK)
         };
+        let id = memory.key().id.clone();
         let work = move |progress: &Progress| {
             let is_over = || progress.is_over();
             let pass = Pass {
@@ -240,7 +242,7 @@ impl Content {
             };
             let (expectation, uppers) = before;
             let expect = || {
-                let made = content.expectation(&identity_there, &roots, &is_over);
+                let made = content.expectation(&identity_there, &id, &roots, &is_over);
                 made.map(Arc::new)
             };
             let made = expectation.map_or_else(|| progress.unhurried(expect), Ok);
@@ -304,6 +306,7 @@ impl Content {
     fn expectation(
         &self,
         identity: &Identity,
+        id: &str,
         roots: &Roots,
         is_over: &dyn Fn() -> bool,
     ) -> Result<Expectation, Cannot> {
@@ -339,8 +342,7 @@ impl Content {
             });
         let (uid, gid) = shift.unwrap_or_default();
         let tree = MergedTree::new(trees).with_owners_shifted(uid, gid);
-        let targets: Vec<&[u8]> = identity.stubs.iter().map(Vec::as_slice).collect();
-        let stubs = Stubs::of_mounts(&targets, &tree)?;
+        let stubs = stubs(identity, id, &tree)?;
         Ok(Expectation {
             tree,
             stubs,
@@ -513,6 +515,23 @@ impl Content {
 /// What a verdict over several layers stands on. An image without layers hides nothing.
 fn worst(bases: impl IntoIterator<Item = Basis>) -> Basis {
     bases.into_iter().max().unwrap_or(Basis::LocalBlob)
+}
+
+/// What the runtime makes for mounts: those of the record, and those that a wrapper around it has added to the
+/// bundle. Without the bundle, what is made for the latter is reported as added.
+fn stubs(identity: &Identity, id: &str, tree: &MergedTree) -> Result<Stubs, TreeError> {
+    let launch = identity
+        .root
+        .and_then(|root| Launch::of(&identity.spec, id, root).ok());
+    let given = launch.iter().flat_map(|launch| &launch.declared.mounts);
+    let given = given.map(|mount| mount.destination.as_slice());
+    let targets: Vec<&[u8]> = identity
+        .stubs
+        .iter()
+        .map(Vec::as_slice)
+        .chain(given)
+        .collect();
+    Stubs::of_mounts(&targets, tree)
 }
 
 /// Scans every directory that can hide what the layers have.

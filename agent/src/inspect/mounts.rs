@@ -2,6 +2,7 @@
 //! Reading the tables blocks, so it runs on a thread for that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_core::finding::{Check, Condition, Kind, Severity};
 use holdfast_core::layer::TreeError;
@@ -14,6 +15,10 @@ use super::{LookError, Memory};
 use crate::runtime::identify::Identity;
 use crate::runtime::kernel::{KernelError, RootWitness};
 use crate::runtime::mounts::{Gap, Launch};
+use crate::worker::{Progress, WorkError, Workers};
+
+/// How long the tables of one container may take: its processes choose what is mounted.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the blocking part gave back.
 struct Worked {
@@ -29,8 +34,8 @@ enum Cannot {
     Kernel(#[from] KernelError),
     #[error("expected tree: {0}")]
     Tree(#[from] TreeError),
-    #[error("the look was interrupted by a defect")]
-    Defect,
+    #[error(transparent)]
+    Work(#[from] WorkError),
 }
 
 impl Cannot {
@@ -38,7 +43,7 @@ impl Cannot {
         match self {
             Self::Kernel(error) => error.reason(),
             Self::Tree(_) => "tree",
-            Self::Defect => "defect",
+            Self::Work(error) => error.reason(),
         }
     }
 
@@ -47,7 +52,7 @@ impl Cannot {
         match self {
             Self::Kernel(KernelError::TableTooLarge | KernelError::Malformed)
             | Self::Tree(_)
-            | Self::Defect => Severity::Warning,
+            | Self::Work(_) => Severity::Warning,
             Self::Kernel(_) => Severity::Info,
         }
     }
@@ -58,6 +63,7 @@ impl Cannot {
 pub(super) async fn check(
     memory: &mut Memory,
     identity: &Arc<Identity>,
+    workers: &Workers,
     verdicts: &mut Verdicts,
 ) -> Result<(), LookError> {
     let started = Instant::now();
@@ -73,7 +79,7 @@ pub(super) async fn check(
     let id = memory.key().id.clone();
     let workload = memory.about("").workload;
     let identity = Arc::clone(identity);
-    let work = move || {
+    let work = move |_: &Progress| {
         work(
             &identity,
             (&id, root),
@@ -82,8 +88,10 @@ pub(super) async fn check(
             workload.as_str(),
         )
     };
-    let worked = tokio::task::spawn_blocking(work).await;
-    match worked.unwrap_or(Err(Cannot::Defect)) {
+    let key = memory.key();
+    let subject = format!("mounts of {}/{}", key.namespace, key.id);
+    let worked = workers.run(&subject, PATIENCE, work).await;
+    match worked.unwrap_or_else(|error| Err(error.into())) {
         Ok(worked) => {
             report(worked.conditions, worked.gap, verdicts);
             memory.launch = Some(worked.launch);
