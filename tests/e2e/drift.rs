@@ -137,6 +137,14 @@ async fn a_link_counts_as_what_it_leads_to() {
             ),
             ("loop", "ln -s loop /opt/app/loop"),
             ("root", "ln -s / /opt/app/root"),
+            // Where nothing is yet, or a volume is: the place of the link says what it is for.
+            ("unseen", "ln -s /data/helper /usr/bin/helper"),
+            ("elsewhere", "ln -s /data/notes /opt/app/notes"),
+            ("keys", "mkdir /opt/keys && ln -s /opt/keys /root/.ssh"),
+            (
+                "rights",
+                "mkdir /opt/rights && ln -s /opt/rights /etc/sudoers.d",
+            ),
         ],
     );
     scene
@@ -146,6 +154,12 @@ async fn a_link_counts_as_what_it_leads_to() {
             "file-drift added configuration /opt/app/out warning out",
             "file-drift added data /opt/app/loop info loop",
             "file-drift added data /opt/app/root info root",
+            "file-drift added program /usr/bin/helper warning unseen",
+            "file-drift added data /opt/app/notes info elsewhere",
+            "file-drift added data /opt/keys info keys",
+            "file-drift added trust-anchor /root/.ssh critical keys",
+            "file-drift added data /opt/rights info rights",
+            "file-drift added trust-anchor /etc/sudoers.d critical rights",
         ])
         .await;
 }

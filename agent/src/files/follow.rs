@@ -2,7 +2,7 @@
 //! upper directory together. Links are text here; the kernel is never asked to follow one.
 
 use holdfast_core::drift::Class;
-use holdfast_core::drift::class::classify;
+use holdfast_core::drift::class::{classify, classify_unseen};
 use holdfast_core::layer::{Entry, MergedTree, Node, Resolved, TreeError};
 use holdfast_core::overlay::{Meaning, meaning};
 use rustix::fs::FileType;
@@ -32,7 +32,7 @@ pub(super) fn class_before(
             class_below(tree, &path)
         }
         Resolved::Found { path, entry, .. } => Ok(Some(classify(&path, &entry))),
-        Resolved::Dangling { path } => Ok(Some(classify(&path, link))),
+        Resolved::Dangling { path: target } => Ok(Some(classify_unseen(path, link, &target))),
         Resolved::Loop => Ok(None),
     }
 }
@@ -95,7 +95,7 @@ pub(super) fn class_after(
             Seen::Nothing => {
                 let rest = ahead.into_iter().rev().filter(|name| name != b"..");
                 let name = rest.fold(next, |path, name| [path, name].join(&b'/'));
-                return Ok(Some(classify(&name, link)));
+                return Ok(Some(classify_unseen(path, link, &name)));
             }
         }
     }

@@ -20,12 +20,26 @@ pub fn classify(path: &[u8], entry: &Entry) -> Class {
         // A socket has x bits by habit, a link always.
         Node::Symlink { .. } | Node::Fifo | Node::Socket | Node::Whiteout => false,
     };
-    if is_trust_anchor(path) {
+    // A link in place of a directory of trust anchors decides where they are.
+    let stands_for_a_tree =
+        matches!(entry.node, Node::Symlink { .. }) && is_trust_anchor(&[path, b"/"].concat());
+    if is_trust_anchor(path) || stands_for_a_tree {
         Class::TrustAnchor
     } else if runs || is_named_like_a_program(path) {
         Class::Program
     } else {
         class_of_place(path)
+    }
+}
+
+/// The class of what the symbolic link at `path` leads to where that cannot be seen: in a volume, or not there
+/// yet. Its name says what it would be; a link among programs is run by the name that the link has.
+pub fn classify_unseen(path: &[u8], link: &Entry, target: &[u8]) -> Class {
+    let class = classify(target, link);
+    if PROGRAM_TREES.iter().any(|tree| is_below(path, tree)) {
+        class.min(Class::Program)
+    } else {
+        class
     }
 }
 
@@ -155,6 +169,16 @@ fn class_of_place(path: &[u8]) -> Class {
 
 /// Places that every service writes to.
 const VOLATILE_TREES: &[&[u8]] = &[b"tmp", b"var/tmp", b"run", b"var/log", b"var/cache"];
+
+/// Where a shell looks for programs.
+const PROGRAM_TREES: &[&[u8]] = &[
+    b"bin",
+    b"sbin",
+    b"usr/bin",
+    b"usr/sbin",
+    b"usr/local/bin",
+    b"usr/local/sbin",
+];
 
 const CONFIGURATION_SUFFIXES: &[&[u8]] = &[b"conf", b"yaml", b"json", b"toml", b"ini"];
 
@@ -538,6 +562,38 @@ mod tests {
             judged("tmp/x", ChangeKind::Added, &[Class::TrustAnchor]),
             Some((Class::TrustAnchor, Severity::Critical))
         );
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_tree_of_trust_anchors_is_one_and_a_directory_is_not() {
+        let link = entry(
+            Node::Symlink {
+                target: b"x".to_vec(),
+            },
+            0o777,
+        );
+        let directory = entry(Node::Directory { opaque: false }, 0o755);
+        for path in [&b"root/.ssh"[..], b"etc/sudoers.d", b"etc/ssl/certs"] {
+            assert_eq!(classify(path, &link), Class::TrustAnchor);
+            assert!(classify(path, &directory) > Class::TrustAnchor);
+        }
+        assert_eq!(classify(b"root/ssh", &link), Class::Data);
+    }
+
+    #[test]
+    fn a_link_to_what_cannot_be_seen_is_a_program_where_programs_are_looked_for() {
+        let link = entry(
+            Node::Symlink {
+                target: b"/data/x".to_vec(),
+            },
+            0o777,
+        );
+        let unseen =
+            |path: &str, target: &str| classify_unseen(path.as_bytes(), &link, target.as_bytes());
+        assert_eq!(unseen("usr/bin/x", "data/x"), Class::Program);
+        assert_eq!(unseen("bin/x", "root/.bashrc"), Class::TrustAnchor);
+        assert_eq!(unseen("opt/x", "data/x"), Class::Data);
+        assert_eq!(unseen("opt/x", "data/x.sh"), Class::Program);
     }
 
     #[test]
