@@ -17,7 +17,7 @@ use crate::layer::tar::TarError;
 pub(super) const BLOCK: usize = 512;
 
 /// A header block with its numbers as written; extended headers may override them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) flag: u8,
     pub(super) name: Vec<u8>,

@@ -274,12 +274,15 @@ impl<R: Source> TarReader<R> {
         Ok(bytes)
     }
 
-    fn global(&mut self, mut header: Header) -> Result<Header, TarError> {
+    /// Go's reader gives a global header's name and attributes alone, so a whiteout of this type is root's.
+    fn global(&mut self, header: Header) -> Result<Header, TarError> {
         let extended = self.special()?;
-        if let Some(name) = Pax::parse(&extended)?.global_name()? {
-            header.name = name;
-        }
-        self.admit(header)
+        let name = Pax::parse(&extended)?.global_name()?;
+        self.admit(Header {
+            flag: header.flag,
+            name: name.unwrap_or(header.name),
+            ..Header::default()
+        })
     }
 
     /// Joins a header with what was announced for it.

@@ -425,6 +425,9 @@ fn a_global_header_removes_what_has_its_name() {
         .file("kept", "")
         .entry(b'g', "f", "", b"");
     assert_eq!(upper(layer), ["kept file 644 0:0"]);
+    // What it says of an owner is not read.
+    let layer = new().owned(b'g', ".wh.a", 0o644, (1, 2));
+    assert_eq!(upper(layer), ["a whiteout 0 0:0"]);
 }
 
 #[test]
