@@ -38,8 +38,10 @@ pub(super) enum Failure {
     Runtime(PathBuf, #[source] CallError),
     #[error(transparent)]
     Policy(#[from] TrustError),
-    #[error("state folder: {0}")]
-    State(#[from] io::Error),
+    #[error("state folder {0}: {1}")]
+    State(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Start(io::Error),
 }
 
 impl Failure {
@@ -50,10 +52,10 @@ impl Failure {
             Self::Permission(_) => Exit::Permission,
             Self::NoSocket | Self::Runtime(..) => Exit::Runtime,
             Self::Policy(_) => Exit::Refused,
-            Self::State(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Self::State(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Permission
             }
-            Self::State(_) => Exit::Failure,
+            Self::State(..) | Self::Start(_) => Exit::Failure,
         }
     }
 }
@@ -112,7 +114,10 @@ pub(super) struct Looked {
 pub(super) fn looking(selection: &Selection, then: impl AsyncFnOnce(Looked) -> Exit) -> Exit {
     let state = match State::new(selection.state.as_deref()) {
         Ok(state) => state,
-        Err(error) => return Failure::State(error).complain(),
+        Err(error) => {
+            let folder = selection.state.clone().unwrap_or_else(std::env::temp_dir);
+            return Failure::State(folder, error).complain();
+        }
     };
     let command = async {
         match look(selection, state.folder()).await {
@@ -122,7 +127,7 @@ pub(super) fn looking(selection: &Selection, then: impl AsyncFnOnce(Looked) -> E
     };
     let ended = interrupt::run(command);
     drop(state);
-    ended.unwrap_or_else(|error| Failure::State(error).complain())
+    ended.unwrap_or_else(|error| Failure::Start(error).complain())
 }
 
 async fn look(selection: &Selection, state: &Path) -> Result<Looked, Failure> {
@@ -159,7 +164,9 @@ fn unreachable(socket: PathBuf, error: CallError) -> Failure {
 /// Everything is written below `state`.
 fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
-    let tables = Tables::new(state, agents)?.with_skeletons(selection.skeletons.as_deref());
+    let in_state = |error| Failure::State(state.to_owned(), error);
+    let tables = Tables::new(state, agents).map_err(in_state)?;
+    let tables = tables.with_skeletons(selection.skeletons.as_deref());
     let workers = Workers::default();
     let client = trust::client_of(&Registries::default(), &selection.insecure_registries)?;
     let content = Content::new(tables, workers.clone());
@@ -174,7 +181,7 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
             .into_owned(),
         content: Arc::new(content),
         workers,
-        keep: Keep::new(state)?,
+        keep: Keep::new(state).map_err(in_state)?,
         trust: Trust::of(
             selection.policies.clone(),
             &selection.layouts,
