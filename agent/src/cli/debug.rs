@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use clap::Subcommand;
 use holdfast_core::digest::{ChainId, DiffId, Digest};
@@ -19,6 +21,9 @@ use crate::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan};
 pub(super) enum Debug {
     /// Build the file tables of layers, and throw them away
     Table {
+        /// Layers that are built at the same time
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
         /// FILE=BLOB-DIGEST,DIFF-ID, digests in hex
         #[arg(required = true)]
         layers: Vec<NamedLayer>,
@@ -64,7 +69,7 @@ impl FromStr for NamedLayer {
 
 pub(super) fn run(command: &Debug) -> Exit {
     let done = match command {
-        Debug::Table { layers } => table(layers),
+        Debug::Table { jobs, layers } => table(*jobs, layers),
         Debug::ScanUpper {
             lower,
             layer,
@@ -80,15 +85,29 @@ pub(super) fn run(command: &Debug) -> Exit {
     }
 }
 
-fn table(layers: &[NamedLayer]) -> io::Result<()> {
-    let (mut files, mut in_bytes) = (0_u64, 0_u64);
-    for layer in layers {
-        let blob = File::open(&layer.file)?;
-        in_bytes += blob.metadata()?.len();
-        let table = FileTable::build(blob, layer.blob, layer.diff_id, &Limits::default())
-            .map_err(io::Error::other)?;
-        files += table.entries();
-    }
+fn table(jobs: usize, layers: &[NamedLayer]) -> io::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut files, mut in_bytes) = (0_u64, 0_u64);
+        while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let blob = File::open(&layer.file)?;
+            in_bytes += blob.metadata()?.len();
+            let table = FileTable::build(blob, layer.blob, layer.diff_id, &Limits::default())
+                .map_err(io::Error::other)?;
+            files += table.entries();
+        }
+        Ok::<_, io::Error>((files, in_bytes))
+    };
+    let (files, in_bytes) = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let mut sums = (0, 0);
+        for worker in workers {
+            let defect = |_panic| io::Error::other("a build has ended in a defect");
+            let (files, in_bytes) = worker.join().map_err(defect)??;
+            sums = (sums.0 + files, sums.1 + in_bytes);
+        }
+        Ok::<_, io::Error>(sums)
+    })?;
     let mut out = io::stdout().lock();
     let peak = peak_mib().unwrap_or(0);
     writeln!(
