@@ -40,6 +40,9 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
         "coverage",
         &["container", "finding", "trust"],
     ),
+    // Kernel calls: nothing of ours.
+    ("crates/sys", "page_cache", &[]),
+    ("crates/sys", "priority", &[]),
     // The agent's parts do not know each other, nor who calls them.
     ("agent", "main", &[]),
     ("agent", "cli", ALL),
@@ -175,6 +178,7 @@ pub(crate) const CRATES: &[(&str, &[&str])] = &[
             "tests",
         ],
     ),
+    ("holdfast_sys", &["agent/files", "agent/inspect", "tests"]),
     ("holdfast_agent", &["agent", "tests"]),
     ("holdfast_collector", &["collector", "tests"]),
 ];
