@@ -46,7 +46,9 @@ pub fn lines(finding: &Finding) -> Vec<String> {
     let (kind, severity) = (finding.kind(), finding.severity);
     match &finding.detail {
         Detail::FileDrift(drift) => of_files(kind.as_str(), &drift.changes, container),
-        Detail::LayerTampered(drift) => of_files(kind.as_str(), &drift.changes, container),
+        Detail::LayerTampered(drift) | Detail::LayerCorrupt(drift) => {
+            of_files(kind.as_str(), &drift.changes, container)
+        }
         Detail::Unverifiable(gap) => {
             vec![format!(
                 "{kind} {} {} - {severity} {container}",

@@ -228,7 +228,9 @@ fn paragraph(finding: &Finding) -> String {
     );
     let lines = match &finding.detail {
         Detail::FileDrift(drift) => changes(&drift.changes, drift.changes_total),
-        Detail::LayerTampered(drift) => changes(&drift.changes, drift.changes_total),
+        Detail::LayerTampered(drift) | Detail::LayerCorrupt(drift) => {
+            changes(&drift.changes, drift.changes_total)
+        }
         Detail::ContentAltered(altered) => {
             vec![format!("{} hashes to {}", altered.digest, altered.actual)]
         }

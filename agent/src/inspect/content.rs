@@ -4,10 +4,12 @@
 //! Long because both steps share one job on the blocking thread, and what it gives back.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use holdfast_core::display;
 use holdfast_core::drift::group::{self, Changes, TamperedLayer};
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
 use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, TreeError};
@@ -471,7 +473,9 @@ impl Content {
         let tampered = TamperedLayer {
             chain_id: layer.chain_id,
             diff_id: tree.diff_id(),
+            directory: display::escape(layer.lower.as_os_str().as_bytes()),
             changes,
+            corrupt: Changes::default(),
             basis,
         };
         let compared = Compared {
@@ -609,7 +613,7 @@ fn report_files(files: Files, workload: &str, verdicts: &mut Verdicts) {
 fn unread(unverified: &Unverified) -> Option<(&'static str, String)> {
     let (_, first) = unverified.listed.first()?;
     let name = |(path, reason): &(Vec<u8>, crate::files::Unread)| {
-        format!("{}: {reason}", holdfast_core::display::path(path))
+        format!("{}: {reason}", display::path(path))
     };
     let named: Vec<String> = unverified.listed.iter().take(MAX_NAMED).map(name).collect();
     let more = unverified

@@ -31,7 +31,7 @@ pub(super) fn encode(finding: &Finding) -> Option<Vec<u8>> {
 fn changes(detail: &mut Detail) -> Option<&mut Vec<FileChange>> {
     match detail {
         Detail::FileDrift(drift) => Some(&mut drift.changes),
-        Detail::LayerTampered(drift) => Some(&mut drift.changes),
+        Detail::LayerTampered(drift) | Detail::LayerCorrupt(drift) => Some(&mut drift.changes),
         _ => None,
     }
 }

@@ -199,6 +199,10 @@ fn next_steps(kind: &str) -> &'static str {
             "1. Take the node out of scheduling: its image files are not those that were signed. \
              2. Keep the listed files. 3. Remove the image and pull it again."
         }
+        Kind::LayerCorrupt => {
+            "1. Look for disk errors on the node, and for when it last lost power. 2. Remove the \
+             image and pull it again."
+        }
         Kind::ContentAltered => {
             "1. Look for disk errors on the node. 2. Remove the image and pull it again."
         }

@@ -32,7 +32,9 @@ impl Brief {
     pub fn of(finding: &Finding) -> Self {
         let (lines, lines_total) = match &finding.detail {
             Detail::FileDrift(drift) => changes(&drift.changes, drift.changes_total),
-            Detail::LayerTampered(drift) => changes(&drift.changes, drift.changes_total),
+            Detail::LayerTampered(drift) | Detail::LayerCorrupt(drift) => {
+                changes(&drift.changes, drift.changes_total)
+            }
             Detail::ContentAltered(content) => {
                 one(&format!("{} hashes to {}", content.digest, content.actual))
             }

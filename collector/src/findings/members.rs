@@ -20,7 +20,9 @@ impl Members {
     pub(super) fn add(&mut self, detail: &Detail) {
         match detail {
             Detail::FileDrift(drift) => self.changes(&drift.changes),
-            Detail::LayerTampered(drift) => self.changes(&drift.changes),
+            Detail::LayerTampered(drift) | Detail::LayerCorrupt(drift) => {
+                self.changes(&drift.changes);
+            }
             Detail::ContentAltered(content) => {
                 self.member(&[&content.digest.to_string(), &content.actual.to_string()]);
             }

@@ -332,13 +332,16 @@ pub struct FileDrift {
     pub changes_total: u64,
 }
 
-/// Detail of `layer-tampered`.
+/// Detail of `layer-tampered` and `layer-corrupt`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerDrift {
     /// Which snapshot directory.
     pub chain_id: ChainId,
     /// Which layer.
     pub diff_id: DiffId,
+    /// Where it is on the node, in the reversible form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     /// The changes, worst first, at most 1,000.
     pub changes: Vec<FileChange>,
     /// How many there are.
@@ -448,6 +451,8 @@ kinds! {
     FileDrift(FileDrift) = "file-drift",
     /// An unpacked layer on the node differs from what was signed.
     LayerTampered(LayerDrift) = "layer-tampered",
+    /// Files of an unpacked layer have lost their content in a power cut.
+    LayerCorrupt(LayerDrift) = "layer-corrupt",
     /// A blob in the content store does not hash to its name.
     ContentAltered(AlteredContent) = "content-altered",
     /// The root is not the image that the records name.

@@ -74,7 +74,7 @@ fn is_same_node(expected: &Node, actual: &Node) -> bool {
 }
 
 /// Whether mode, owner and compared attributes are the same.
-fn is_same_metadata(expected: &Entry, actual: &Entry) -> bool {
+pub(super) fn is_same_metadata(expected: &Entry, actual: &Entry) -> bool {
     match expected.node {
         // Its mode, owner and attributes are never asked for.
         Node::Whiteout => return true,

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::every::{Every, Listed};
-use super::shown::{MAX_WORKLOAD, layer_title, noun, title, weight};
+use super::shown::{MAX_WORKLOAD, blank_title, layer_title, noun, title, weight};
 use super::{Change, ChangeKind, Class};
 use crate::digest::{ChainId, DiffId};
 use crate::display::shorten;
@@ -261,62 +261,79 @@ pub struct TamperedLayer {
     pub chain_id: ChainId,
     /// Which layer.
     pub diff_id: DiffId,
+    /// Where it is on the node, in the reversible form.
+    pub directory: String,
     /// What differs there.
     pub changes: Changes,
+    /// What a power cut has left without content.
+    pub corrupt: Changes,
     /// How its table was proved.
     pub basis: Basis,
 }
 
 /// The conditions of the layers below one container, topmost first: what differs from the signed layer on
-/// the node's disk, critical whatever it is.
+/// the node's disk, critical whatever it is but for what a power cut does.
 pub fn layer_conditions(layers: Vec<TamperedLayer>, workload: &str) -> Vec<Condition> {
     let workload = shorten(workload, MAX_WORKLOAD);
     let mut conditions: Vec<Condition> = Vec::new();
     let mut taken = BTreeSet::new();
-    for layer in layers {
+    for mut layer in layers {
         let place = Place {
             workload: workload.clone(),
             basis: Some(layer.basis),
         };
-        let changes = layer.changes.together();
-        let total = changes.total();
-        if total > u64::try_from(MAX_LISTED).unwrap_or(u64::MAX) {
-            let title = format!(
-                "{total} files of a layer of {} were changed on the node's disk",
-                place.workload
-            );
-            let subject = Subject::word(&format!("layer {}", layer.diff_id));
-            let detail = layer_detail(layer.chain_id, layer.diff_id, &changes.changes, total);
-            conditions.push(place.in_layer(subject, title, detail));
-            continue;
-        }
-        for change in &changes.changes {
-            let mut subject = Subject::path(&change.path);
-            // The same path in a lower layer too: one condition for each subject.
-            if !taken.insert(change.path.clone()) {
-                subject = Subject::word(&format!("{} in {}", subject.as_str(), layer.diff_id));
-            }
-            let title = layer_title(change, &place.workload);
-            let only = std::slice::from_ref(change);
-            let detail = layer_detail(layer.chain_id, layer.diff_id, only, 1);
-            conditions.push(place.in_layer(subject, title, detail));
+        let tampered = std::mem::take(&mut layer.changes).together();
+        let corrupt = std::mem::take(&mut layer.corrupt).together();
+        for (of, changes) in [(InLayer::Tampered, tampered), (InLayer::Corrupt, corrupt)] {
+            conditions.extend(place.of_layer(of, &layer, &changes, &mut taken));
         }
     }
     conditions
 }
 
-fn layer_detail(
-    chain_id: ChainId,
-    diff_id: DiffId,
-    changes: &[Change],
-    changes_total: u64,
-) -> Detail {
-    Detail::LayerTampered(LayerDrift {
-        chain_id,
-        diff_id,
-        changes: list(changes),
-        changes_total,
-    })
+/// What is wrong with files of a layer: two kinds of finding in one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InLayer {
+    Tampered,
+    Corrupt,
+}
+
+impl InLayer {
+    const fn severity(self) -> Severity {
+        match self {
+            Self::Tampered => Severity::Critical,
+            Self::Corrupt => Severity::Warning,
+        }
+    }
+
+    fn one(self, change: &Change, workload: &str) -> String {
+        match self {
+            Self::Tampered => layer_title(change, workload),
+            Self::Corrupt => blank_title(change, workload),
+        }
+    }
+
+    fn many(self, total: u64, workload: &str) -> String {
+        let what = match self {
+            Self::Tampered => "were changed on the node's disk",
+            Self::Corrupt => "lost their content in a power cut",
+        };
+        format!("{total} files of a layer of {workload} {what}")
+    }
+
+    fn detail(self, layer: &TamperedLayer, changes: &[Change], changes_total: u64) -> Detail {
+        let drift = LayerDrift {
+            chain_id: layer.chain_id,
+            diff_id: layer.diff_id,
+            directory: Some(layer.directory.clone()),
+            changes: list(changes),
+            changes_total,
+        };
+        match self {
+            Self::Tampered => Detail::LayerTampered(drift),
+            Self::Corrupt => Detail::LayerCorrupt(drift),
+        }
+    }
 }
 
 impl Kept {
@@ -412,11 +429,45 @@ impl Place {
         }
     }
 
-    fn in_layer(&self, subject: Subject, title: String, detail: Detail) -> Condition {
+    /// The conditions of one layer; `taken` are the paths that have one.
+    fn of_layer(
+        &self,
+        of: InLayer,
+        layer: &TamperedLayer,
+        changes: &Kept,
+        taken: &mut BTreeSet<Vec<u8>>,
+    ) -> Vec<Condition> {
+        let total = changes.total();
+        if total > u64::try_from(MAX_LISTED).unwrap_or(u64::MAX) {
+            let title = of.many(total, &self.workload);
+            let subject = Subject::word(&format!("layer {}", layer.diff_id));
+            let detail = of.detail(layer, &changes.changes, total);
+            return vec![self.in_layer(subject, of.severity(), title, detail)];
+        }
+        let mut alone = |change: &Change| {
+            let mut subject = Subject::path(&change.path);
+            // The same path in a lower layer too: one condition for each subject.
+            if !taken.insert(change.path.clone()) {
+                subject = Subject::word(&format!("{} in {}", subject.as_str(), layer.diff_id));
+            }
+            let title = of.one(change, &self.workload);
+            let detail = of.detail(layer, std::slice::from_ref(change), 1);
+            self.in_layer(subject, of.severity(), title, detail)
+        };
+        changes.changes.iter().map(&mut alone).collect()
+    }
+
+    fn in_layer(
+        &self,
+        subject: Subject,
+        severity: Severity,
+        title: String,
+        detail: Detail,
+    ) -> Condition {
         Condition {
             check: Check::Layers,
             subject,
-            severity: Severity::Critical,
+            severity,
             title,
             basis: self.basis,
             detail,
@@ -599,7 +650,9 @@ mod tests {
             TamperedLayer {
                 chain_id,
                 diff_id,
+                directory: "/snapshots/1/fs".to_owned(),
                 changes,
+                corrupt: Changes::default(),
                 basis: Basis::Reassembled,
             }
         };
@@ -648,6 +701,37 @@ mod tests {
         assert_eq!(
             summary(&conditions(usual, "w", None)),
             [("data", Severity::Info, 1_000, 5_000)]
+        );
+    }
+
+    #[test]
+    fn what_a_power_cut_has_emptied_is_a_warning_of_another_kind() {
+        let blank = Change {
+            severity: Severity::Warning,
+            ..super::super::class::judge_in_layer(
+                b"etc/x",
+                ChangeKind::Modified,
+                Some(&file(b"due", 0o644)),
+                Some(&file(b"", 0o644)),
+            )
+        };
+        let mut corrupt = Changes::default();
+        corrupt.push_of_layer(blank);
+        let layer = TamperedLayer {
+            chain_id: ChainId(Digest::of(b"c")),
+            diff_id: DiffId(Digest::of(b"d")),
+            directory: "/snapshots/1/fs".to_owned(),
+            changes: Changes::default(),
+            corrupt,
+            basis: Basis::LocalBlob,
+        };
+        let conditions = layer_conditions(vec![layer], "shop/api");
+        assert_eq!(summary(&conditions), [("/etc/x", Severity::Warning, 1, 1)]);
+        assert!(matches!(&conditions[0].detail, Detail::LayerCorrupt(drift)
+            if drift.directory.as_deref() == Some("/snapshots/1/fs")));
+        assert_eq!(
+            conditions[0].title,
+            "Layer file /etc/x of shop/api has lost its content in a power cut"
         );
     }
 }

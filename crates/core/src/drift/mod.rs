@@ -5,6 +5,7 @@ pub mod bytecode;
 mod change;
 pub mod class;
 pub mod compare;
+pub mod corrupt;
 pub mod every;
 pub mod group;
 pub(crate) mod shown;

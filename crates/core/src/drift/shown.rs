@@ -146,6 +146,11 @@ pub(super) fn layer_title(change: &Change, workload: &str) -> String {
     format!("Layer file {path} of {workload} {act} on the node's disk")
 }
 
+pub(super) fn blank_title(change: &Change, workload: &str) -> String {
+    let path = shorten(&display::path(&change.path), MAX_PATH);
+    format!("Layer file {path} of {workload} has lost its content in a power cut")
+}
+
 /// A class in titles: one and many.
 pub(super) const fn noun(class: Class) -> (&'static str, &'static str) {
     match class {
