@@ -95,7 +95,8 @@ impl Bucket {
             .level
             .saturating_sub(i128::from(units).saturating_mul(BILLION));
         let debt = self.level.saturating_neg().max(0);
-        let nanos = debt.saturating_add(i128::from(self.per_second) - 1) / i128::from(self.per_second);
+        let nanos =
+            debt.saturating_add(i128::from(self.per_second) - 1) / i128::from(self.per_second);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }

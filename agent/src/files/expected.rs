@@ -15,8 +15,14 @@ pub(super) type Entries<'t> = Box<dyn Iterator<Item = Result<(Vec<u8>, Entry), T
 /// The rest of an expected tree.
 pub(super) struct Expected<'t> {
     rest: Peekable<Entries<'t>>,
+    unread: UnreadPlaces,
+}
+
+/// What could not be read so far.
+#[derive(Debug, Default)]
+pub(super) struct UnreadPlaces {
     /// What is at and below these is neither there nor missing.
-    unread: Vec<Vec<u8>>,
+    places: Vec<Vec<u8>>,
     is_blind: bool,
 }
 
@@ -24,9 +30,18 @@ impl<'t> Expected<'t> {
     pub(super) fn new(entries: Entries<'t>) -> Self {
         Self {
             rest: entries.peekable(),
-            unread: Vec::new(),
-            is_blind: false,
+            unread: UnreadPlaces::default(),
         }
+    }
+
+    /// The same for a walk that was begun before, and could not read this then.
+    pub(super) fn knowing(self, unread: UnreadPlaces) -> Self {
+        Self { unread, ..self }
+    }
+
+    /// What could not be read, for the next part of the walk.
+    pub(super) fn into_unread(self) -> UnreadPlaces {
+        self.unread
     }
 
     /// Steps to `path` and gives what is expected there; tells `missing` what was passed over.
@@ -71,17 +86,18 @@ impl<'t> Expected<'t> {
 
     /// What is at and below `path` could not be read.
     pub(super) fn unread(&mut self, path: &[u8]) {
-        if self.unread.len() < MAX_UNREAD {
-            self.unread.push(path.to_vec());
+        if self.unread.places.len() < MAX_UNREAD {
+            self.unread.places.push(path.to_vec());
         } else {
-            self.is_blind = true;
+            self.unread.is_blind = true;
         }
     }
 
     fn is_known_missing(&self, path: &[u8]) -> bool {
-        !self.is_blind
+        !self.unread.is_blind
             && !self
                 .unread
+                .places
                 .iter()
                 .any(|unread| is_at_or_below(path, unread))
     }

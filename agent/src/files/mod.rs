@@ -8,6 +8,7 @@
 //! Whatever could not be read is [`Unverified`], by name: never clean, never left out.
 
 mod atomic;
+pub mod budget;
 mod bytecode;
 mod expected;
 pub mod fetch;
@@ -15,14 +16,18 @@ pub mod fetches;
 mod follow;
 mod genuine;
 mod hidden;
+pub mod history;
 pub mod keep;
 mod known;
+pub mod last_run;
 pub mod layers;
 pub mod lower;
 pub mod observe;
 pub mod open;
 mod origin;
+pub mod pressure;
 mod proofs;
+pub mod reading;
 mod refusals;
 pub mod skeletons;
 pub mod tables;
@@ -103,6 +108,8 @@ impl Keeps {
 pub struct ScanOutcome {
     /// What differs.
     pub changes: Changes,
+    /// Of an unpacked layer: what a power cut has left without content.
+    pub corrupt: Changes,
     /// What could not be looked at.
     pub unverifiable: Unverified,
     /// Entries seen.

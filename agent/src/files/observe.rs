@@ -12,11 +12,13 @@ use rustix::io::{Errno, pread};
 use sha2::{Digest as _, Sha256};
 
 use super::open::{Pinned, Readable, stat_of};
+use super::reading::{ALIGNMENT, Reading, aligned};
 use super::walk::Buffers;
 use super::{MAX_FILE_BYTES, Unread};
 
-/// How much is read at a time; the time is asked for between two of them.
-const CHUNK_BYTES: usize = 1 << 20;
+/// How much is read at a time, little enough to be hashed while it is in the core's own cache; the time is
+/// asked for between two of them.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// Linux's own limits for the list of names and for one value.
 const XATTR_BYTES: usize = 64 << 10;
@@ -57,16 +59,19 @@ pub struct Observer {
     value: Vec<u8>,
     /// Bytes that went through SHA-256 since somebody took them.
     pub(super) bytes_hashed: u64,
+    /// How whole files are read.
+    pub reading: Reading,
 }
 
 impl Default for Observer {
     fn default() -> Self {
         Self {
             walk: Buffers::default(),
-            chunk: vec![0; CHUNK_BYTES],
+            chunk: vec![0; CHUNK_BYTES + ALIGNMENT],
             names: vec![0; XATTR_BYTES],
             value: vec![0; XATTR_BYTES],
             bytes_hashed: 0,
+            reading: Reading::default(),
         }
     }
 }
@@ -141,26 +146,55 @@ impl Observer {
         if size > MAX_FILE_BYTES {
             return Err(Unread::FileLength);
         }
+        let after = self.reading.begin(file.as_fd(), size);
+        let hashed = self.hash_to(file, size, is_over);
+        after.end(file.as_fd());
+        hashed
+    }
+
+    fn hash_to(
+        &mut self,
+        file: &Readable<'_>,
+        size: u64,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<(Digest, Marker), Unread> {
         let (mut sha256, mut marker, mut offset) = (Sha256::new(), Marker::None, 0_u64);
         while offset < size {
             let rest = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let room = rest.min(self.chunk.len());
-            let chunk = self.chunk.get_mut(..room).unwrap_or_default();
-            let count = fill(file, chunk, offset)?;
-            let Some(read) = chunk.get(..count).filter(|read| !read.is_empty()) else {
+            let read = self.next(file, offset, rest)?;
+            if read.is_empty() {
                 break; // it was cut; its state says so too
-            };
+            }
+            let count = read.len();
             if offset == 0 {
                 marker = Marker::of(read);
             }
             sha256.update(read);
             offset = offset.saturating_add(wide(count));
+            self.reading.has_read(wide(count));
             self.bytes_hashed = self.bytes_hashed.saturating_add(wide(count));
             if offset < size && is_over() {
                 return Err(Unread::Deadline);
             }
         }
         Ok((Digest::from_sha256(sha256.finalize().into()), marker))
+    }
+
+    /// Some of the next `rest` bytes of a file; none at its end.
+    fn next(&mut self, file: &Readable<'_>, offset: u64, rest: usize) -> Result<&[u8], Unread> {
+        let chunk = aligned(&mut self.chunk);
+        let around = if self.reading.is_direct {
+            self.reading.read_around(file.as_fd(), chunk, offset)?
+        } else {
+            None
+        };
+        let count = if let Some(count) = around {
+            count.min(rest)
+        } else {
+            let room = rest.min(chunk.len());
+            fill(file, chunk.get_mut(..room).unwrap_or_default(), offset)?
+        };
+        Ok(chunk.get(..count).unwrap_or_default())
     }
 
     /// Every attribute, sorted by name.

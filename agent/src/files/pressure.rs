@@ -124,7 +124,8 @@ mod tests {
     fn look(files: &[(&str, &str)]) -> Pressed {
         let folder = tempfile::tempdir().unwrap();
         for (name, share) in files {
-            let text = format!("some avg10={share} avg60=99.00 avg300=0.00 total=1\nfull avg10=99.00");
+            let text =
+                format!("some avg10={share} avg60=99.00 avg300=0.00 total=1\nfull avg10=99.00");
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         Pressure::new(folder.path()).look()
@@ -132,9 +133,18 @@ mod tests {
 
     #[test]
     fn a_calm_node_is_not_pressed_and_each_resource_counts() {
-        assert_eq!(look(&[("io", "29.99"), ("memory", "9.99"), ("cpu", "59.99")]), Pressed::No);
-        assert_eq!(look(&[("io", "30.00"), ("cpu", "0.00")]), Pressed::By(Resource::Io));
-        assert_eq!(look(&[("io", "0.00"), ("memory", "10.00")]), Pressed::By(Resource::Memory));
+        assert_eq!(
+            look(&[("io", "29.99"), ("memory", "9.99"), ("cpu", "59.99")]),
+            Pressed::No
+        );
+        assert_eq!(
+            look(&[("io", "30.00"), ("cpu", "0.00")]),
+            Pressed::By(Resource::Io)
+        );
+        assert_eq!(
+            look(&[("io", "0.00"), ("memory", "10.00")]),
+            Pressed::By(Resource::Memory)
+        );
         assert_eq!(look(&[("cpu", "100.00")]), Pressed::By(Resource::Cpu));
     }
 

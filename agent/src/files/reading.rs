@@ -5,13 +5,15 @@
 //! the disk holds, where the page cache shows what runs: each can be tampered with alone.
 
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_sys::page_cache;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
+
+use super::Unread;
 
 /// What one question about single pages covers.
 const WINDOW_BYTES: u64 = 64 << 20;
@@ -43,6 +45,8 @@ pub struct Reading {
     pub bytes: Arc<AtomicU64>,
     /// Files that were read through the page cache because their file system refuses anything else.
     pub not_direct: u64,
+    /// Whether the file of now is read around the page cache.
+    pub(super) is_direct: bool,
 }
 
 /// What is to be done once a file is read.
@@ -57,20 +61,39 @@ pub(super) enum After {
 impl Reading {
     /// Before the first byte of a file of `size` bytes is read.
     pub(super) fn begin(&mut self, file: BorrowedFd<'_>, size: u64) -> After {
-        match self.source {
-            Source::Disk if size > 0 && set_direct(file, true).is_err() => {
-                self.not_direct = self.not_direct.saturating_add(1);
-                After::GiveBack(gaps(file, size))
-            }
-            Source::CacheGivenBack => After::GiveBack(gaps(file, size)),
-            Source::Cache | Source::Disk => After::Leave,
+        let is_wanted = self.source == Source::Disk && size > 0;
+        self.is_direct = is_wanted && set_flags(file, |flags| flags | OFlags::DIRECT).is_ok();
+        if is_wanted && !self.is_direct {
+            self.not_direct = self.not_direct.saturating_add(1);
+        }
+        if self.source == Source::Cache || self.is_direct {
+            After::Leave
+        } else {
+            After::GiveBack(gaps(file, size))
         }
     }
 
-    /// The file system takes the flag and refuses the read: the page cache it is.
-    pub(super) fn go_around_no_more(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// Reads a whole buffer around the page cache; `None` when the file system takes the flag and refuses
+    /// the read. From then on the file is read through the page cache.
+    pub(super) fn read_around(
+        &mut self,
+        file: BorrowedFd<'_>,
+        chunk: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>, Unread> {
+        loop {
+            match pread(file, &mut *chunk, offset) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::INTR) => {}
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(Unread::refused("pread")(errno)),
+            }
+        }
         self.not_direct = self.not_direct.saturating_add(1);
-        set_direct(file, false)
+        self.is_direct = false;
+        set_flags(file, |flags| flags.difference(OFlags::DIRECT))
+            .map_err(Unread::refused("fcntl"))?;
+        Ok(None)
     }
 
     /// Bytes have been read.
@@ -90,14 +113,8 @@ impl After {
     }
 }
 
-fn set_direct(file: BorrowedFd<'_>, is_direct: bool) -> Result<(), Errno> {
-    let flags = fcntl_getfl(file)?;
-    let wanted = if is_direct {
-        flags | OFlags::DIRECT
-    } else {
-        flags.difference(OFlags::DIRECT)
-    };
-    fcntl_setfl(file, wanted)
+fn set_flags(file: BorrowedFd<'_>, change: impl FnOnce(OFlags) -> OFlags) -> Result<(), Errno> {
+    fcntl_setfl(file, change(fcntl_getfl(file)?))
 }
 
 /// The parts of a file that are not in memory. Nothing where nobody can say: then all of it may be in use.
@@ -156,6 +173,7 @@ pub(super) fn aligned(buffer: &mut [u8]) -> &mut [u8] {
 mod tests {
     use std::fs::File;
     use std::io::Write as _;
+    use std::os::fd::AsFd as _;
 
     use super::*;
 
@@ -182,7 +200,7 @@ mod tests {
         fadvise(file, 0, None, Advice::Random).unwrap();
         let mut byte = [0];
         for page in pages {
-            rustix::io::pread(file, &mut byte, page * page_cache::page_bytes()).unwrap();
+            pread(file, &mut byte, page * page_cache::page_bytes()).unwrap();
         }
     }
 
@@ -199,7 +217,7 @@ mod tests {
         };
         let after = reading.begin(file.as_fd(), size());
         let mut bytes = vec![0; usize::try_from(size()).unwrap()];
-        rustix::io::pread(file, &mut bytes, 0).unwrap();
+        pread(file, &mut bytes, 0).unwrap();
         after.end(file.as_fd());
     }
 

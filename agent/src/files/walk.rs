@@ -6,9 +6,10 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{RawDir, Statx};
+use rustix::fs::{FileType, RawDir, Statx};
 
-use super::open::{directory, stat_at};
+use super::expected::{is_at_or_below, tree_order};
+use super::open::{directory, file_type, stat_at};
 use super::{Pass, Root, Unread};
 
 /// Linux's own limit for a path in one call; longer ones exist, and nobody runs anything by them.
@@ -57,6 +58,11 @@ pub(super) trait Visitor {
 
     /// What is at and below `path` could not be read.
     fn unread(&mut self, path: &[u8], reason: Unread);
+
+    /// Whether this part of a walk is long enough: the next one begins behind the last visited entry.
+    fn is_enough(&self) -> bool {
+        false
+    }
 }
 
 /// Buffers of a walk, kept between walks.
@@ -140,6 +146,18 @@ pub(super) fn walk<V: Visitor>(
     pass: Pass<'_>,
     visitor: &mut V,
 ) -> Result<u64, V::Error> {
+    Ok(walk_behind(root, b"", buffers, pass, visitor)?.0)
+}
+
+/// Walks what comes behind the entry `after` in the order of the walk, until the visitor has enough; gives
+/// the number of entries, and whether the end was reached. With an empty `after`, from the beginning.
+pub(super) fn walk_behind<V: Visitor>(
+    root: &Root,
+    after: &[u8],
+    buffers: &mut Buffers,
+    pass: Pass<'_>,
+    visitor: &mut V,
+) -> Result<(u64, Reached), V::Error> {
     buffers.dirents.reserve(DIRENTS_BYTES);
     buffers.names.clear();
     buffers.index.clear();
@@ -150,13 +168,40 @@ pub(super) fn walk<V: Visitor>(
         buffers,
         pass,
         entries: 0,
+        after: after.to_vec(),
     };
     match root.directory(b"") {
         Ok(fd) => walk.enter(fd, visitor),
         Err(reason) => visitor.unread(b"", reason),
     }
-    while walk.step(visitor)? {}
-    Ok(walk.entries)
+    while walk.step(visitor)? {
+        // The names that are held were read for this part alone: a part that visits fewer entries would
+        // make a directory of a million names cost the square of it.
+        let held = u64::try_from(walk.buffers.index.len()).unwrap_or(u64::MAX);
+        if walk.entries >= held && visitor.is_enough() {
+            return Ok((walk.entries, Reached::Enough));
+        }
+    }
+    Ok((walk.entries, Reached::End))
+}
+
+/// Where a part of a walk has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// At the last entry, or where the walk was given up.
+    End,
+    /// Where the visitor had enough.
+    Enough,
+}
+
+/// Without a visitor, an entry that an earlier part has visited: what is below it may be behind that part's
+/// end.
+fn meet<V: Visitor>(at: &At<'_>, visitor: Option<&mut V>) -> Result<Next, V::Error> {
+    match (visitor, file_type(at.stat)) {
+        (Some(visitor), _) => visitor.visit(at),
+        (None, FileType::Directory) => Ok(Next::Below),
+        (None, _) => Ok(Next::Past),
+    }
 }
 
 struct Walk<'a> {
@@ -164,6 +209,8 @@ struct Walk<'a> {
     buffers: &'a mut Buffers,
     pass: Pass<'a>,
     entries: u64,
+    /// Up to and with this entry everything was visited by an earlier part.
+    after: Vec<u8>,
 }
 
 impl Walk<'_> {
@@ -180,15 +227,15 @@ impl Walk<'_> {
             frames,
             ..
         } = &mut *self.buffers;
-        if path.len() > MAX_PATH_BYTES {
-            visitor.unread(path, Unread::PathLength);
+        let is_behind = self.after.is_empty() || tree_order(path, &self.after).is_gt();
+        if !is_behind && !is_at_or_below(&self.after, path) {
             return Ok(true);
         }
-        if let Some(reason) = self.pass.given_up(self.entries) {
+        if let Some(reason) = self.pass.given_up(path, self.entries) {
             visitor.unread(path, reason);
-            return Ok(false);
+            return Ok(reason == Unread::PathLength);
         }
-        self.entries = self.entries.saturating_add(1);
+        self.entries = self.entries.saturating_add(u64::from(is_behind));
         let name = name_at(names, from, length);
         let Some(frame) = frames.last_mut() else {
             return Ok(false);
@@ -212,7 +259,7 @@ impl Walk<'_> {
                 path,
                 stat: &stat,
             };
-            if visitor.visit(&at)? == Next::Past {
+            if meet(&at, is_behind.then_some(&mut *visitor))? == Next::Past {
                 return Ok(true);
             }
             match directory(fd, name.to_bytes()) {
@@ -267,8 +314,11 @@ impl Walk<'_> {
 }
 
 impl Pass<'_> {
-    fn given_up(&self, entries: u64) -> Option<Unread> {
-        if entries >= self.max_entries {
+    /// Why the walk ends here, or, for a path that is too long, goes past it.
+    fn given_up(&self, path: &[u8], entries: u64) -> Option<Unread> {
+        if path.len() > MAX_PATH_BYTES {
+            Some(Unread::PathLength)
+        } else if entries >= self.max_entries {
             Some(Unread::Entries)
         } else if entries.is_multiple_of(ENTRIES_PER_POLL) && (self.is_over)() {
             Some(Unread::Deadline)

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use holdfast_core::display;
+use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::drift::group::{self, Changes, TamperedLayer};
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
 use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, TreeError};
@@ -437,6 +438,7 @@ impl Content {
                     root: &root,
                     tree: &tree,
                     prefix,
+                    stopped: Stopped::InOrder,
                 };
                 lower::compare(lower, &mut Observer::default(), pass)
                     .map_err(|error| error.to_string())

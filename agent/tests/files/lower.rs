@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use holdfast_agent::files::lower::{Lower, compare};
 use holdfast_agent::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome};
+use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::overlay::XattrPrefix;
 use jiff::Timestamp;
 use rustix::fs::FileType;
@@ -36,6 +37,7 @@ fn pass(layer: &Layer, is_over: &dyn Fn() -> bool) -> ScanOutcome {
         root: &root,
         tree: &layer.tree,
         prefix: XattrPrefix::Trusted,
+        stopped: Stopped::InOrder,
     };
     let pass = Pass {
         budget: u64::MAX,

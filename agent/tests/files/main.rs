@@ -13,6 +13,7 @@ mod known_content;
 mod lower;
 mod mounted;
 mod options;
+mod parts;
 mod planted;
 mod proofs;
 mod rescan;

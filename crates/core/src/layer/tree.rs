@@ -165,6 +165,14 @@ impl ExpectedTree {
         Entries::new(self, Vec::new(), Vec::new())
     }
 
+    /// Every entry from `path` on, in the order of [`Self::iter`].
+    pub fn starting_at(&self, path: &[u8]) -> Entries<'_> {
+        match key_of(path) {
+            Some(from) => Entries::new(self, from, Vec::new()),
+            None => self.iter(),
+        }
+    }
+
     /// Every entry below `directory`, in the order of [`Self::iter`], without the directory itself.
     pub fn below(&self, directory: &[u8]) -> Entries<'_> {
         let Some(mut prefix) = key_of(directory) else {
