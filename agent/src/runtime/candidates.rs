@@ -160,6 +160,27 @@ pub async fn load<R: Runtime>(
     Ok(Image::verify(summary.target(), documents).map_err(Problem::Refused))
 }
 
+/// Documents of an image that we keep ourselves, as far as the store still has them: those that were altered
+/// there.
+pub async fn altered<R: Runtime>(
+    runtime: &R,
+    namespace: &str,
+    image: &Image,
+) -> Result<Vec<Problem>, CallError> {
+    let documents = image.documents();
+    let manifests = documents.indexes.iter().chain([&documents.manifest]);
+    let manifests = manifests.map(|bytes| (Digest::of(bytes), Part::Manifest));
+    let mut altered = Vec::new();
+    for (digest, part) in manifests.chain([(image.config_digest(), Part::Config)]) {
+        let read = read(runtime, namespace, digest, part).await?;
+        altered.extend(
+            read.err()
+                .filter(|why| matches!(why, Problem::Altered { .. })),
+        );
+    }
+    Ok(altered)
+}
+
 async fn walk<R: Runtime>(
     runtime: &R,
     namespace: &str,

@@ -338,6 +338,14 @@ impl<R: Runtime> Store<'_, R> {
             .filter(|image| image.chain().last() == Some(&self.chain))
             .map(Arc::clone)
             .collect();
+        // Ours are as they were; those in the store are looked at all the same.
+        for image in known {
+            let is_read = |summary: &Summary| summary.manifest == image.manifest_digest();
+            if !matching.iter().any(is_read) {
+                let namespace = self.namespace();
+                problems.extend(candidates::altered(self.runtime, namespace, image).await?);
+            }
+        }
         for summary in matching {
             match candidates::load(self.runtime, self.namespace(), &summary).await? {
                 Ok(image) => candidates.push(Arc::new(image)),

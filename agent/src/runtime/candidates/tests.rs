@@ -199,3 +199,25 @@ async fn a_target_is_read_once_until_it_is_asked_for_again() {
     assert_eq!(ask(Freshness::Again).await, first);
     assert!(store.reads.load(Ordering::Relaxed) > reads);
 }
+
+#[tokio::test]
+async fn documents_that_we_keep_are_looked_at_in_the_store_too() {
+    let mut store = Store::default();
+    let config = store.config("a");
+    let manifest = store.manifest(config);
+    let index = store.index(&[manifest]);
+    let resolution = store.resolve(index).await;
+    let loaded = load(&store, "n", &resolution.summaries[0]).await.unwrap();
+    let image = loaded.unwrap();
+    assert_eq!(altered(&store, "n", &image).await, Ok(Vec::new()));
+
+    store.blobs.insert(manifest, b"another".to_vec());
+    store.blobs.remove(&config); // collected as garbage: nothing is wrong with that
+    let found = altered(&store, "n", &image).await.unwrap();
+    let due = Problem::Altered {
+        part: Part::Manifest,
+        digest: manifest,
+        actual: Digest::of(b"another"),
+    };
+    assert_eq!(found, [due]);
+}
