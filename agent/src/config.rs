@@ -92,8 +92,14 @@ impl Default for Containerd {
 pub struct Scan {
     /// The upper directory of every container.
     pub upper_interval: Interval,
-    /// Every unpacked layer in use, whole.
+    /// Every unpacked layer in use, whole: one pass of the scrub.
     pub lower_interval: Interval,
+    /// Bytes that the scrub may read in a second.
+    pub scrub_bytes_per_second: ByteRate,
+    /// CPU time that the scrub may use, in percent of one core.
+    pub scrub_cpu_percent: CpuPercent,
+    /// Whether the scrub reads around the page cache: what the disk holds, not what runs.
+    pub scrub_direct: bool,
     /// The runtime's list of containers, against what the events said.
     pub list_interval: Interval,
     /// How long one look at one container may take before it is `unverifiable`.
@@ -105,6 +111,9 @@ impl Default for Scan {
         Self {
             upper_interval: Interval::seconds(10),
             lower_interval: Interval::seconds(24 * 3600),
+            scrub_bytes_per_second: ByteRate(NonZeroU64::new(32 << 20)),
+            scrub_cpu_percent: CpuPercent(Some(Duration::from_millis(3))),
+            scrub_direct: false,
             list_interval: Interval::seconds(60),
             look_deadline: Interval::seconds(600),
         }
@@ -274,6 +283,77 @@ impl<'de> Deserialize<'de> for Interval {
     }
 }
 
+/// Bytes in a second, written `32MiB`, `512KiB` or as a number; `0` and `none` are no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate(Option<NonZeroU64>);
+
+impl ByteRate {
+    /// Bytes in a second; `None` for as many as there are.
+    pub const fn get(self) -> Option<NonZeroU64> {
+        self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "none" {
+            return Some(Self(None));
+        }
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
+        let (number, shift) = units
+            .iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
+        let bytes = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+        Some(Self(NonZeroU64::new(bytes)))
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        let refuse = || {
+            let expected = "expected bytes such as \"32MiB\", or \"none\"";
+            serde::de::Error::custom(expected)
+        };
+        match Written::deserialize(deserializer).map_err(|_other| refuse())? {
+            Written::Number(bytes) => Ok(Self(NonZeroU64::new(bytes))),
+            Written::Text(text) => Self::parse(&text).ok_or_else(refuse),
+        }
+    }
+}
+
+/// A share of one core in percent; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuPercent(Option<Duration>);
+
+impl CpuPercent {
+    /// CPU time in a second; `None` for as much as there is.
+    pub const fn get(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuPercent {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let percent = f64::deserialize(deserializer)?;
+        let refuse = || {
+            let expected = "expected percent of one core, from 0.001 to 100, or 0 for no limit";
+            serde::de::Error::custom(expected)
+        };
+        if percent == 0.0 {
+            return Ok(Self(None));
+        }
+        if !(0.001..=100.0).contains(&percent) {
+            return Err(refuse());
+        }
+        let share = Duration::try_from_secs_f64(percent / 100.0).map_err(|_float| refuse())?;
+        Ok(Self(Some(share)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +428,55 @@ mod tests {
             assert!(refusal.contains(said), "{text}: {refusal}");
         }
         assert!(toml::from_str::<Config>(&of_collector("address = \"host:1\"")).is_ok());
+    }
+
+    #[test]
+    fn what_a_scrub_may_use_has_units_and_can_be_unlimited() {
+        let scan =
+            |line: &str| toml::from_str::<Config>(&format!("[scan]\n{line}")).map(|c| c.scan);
+        let bytes = |text: &str| {
+            let scan = scan(&format!("scrub-bytes-per-second = {text}"))?;
+            Ok::<_, toml::de::Error>(scan.scrub_bytes_per_second.get().map_or(0, NonZeroU64::get))
+        };
+        for (text, due) in [
+            ("\"32MiB\"", 32 << 20),
+            ("\"1GiB\"", 1 << 30),
+            ("\"7KiB\"", 7 << 10),
+            ("\"900\"", 900),
+            ("1000", 1000),
+            ("0", 0),
+            ("\"none\"", 0),
+        ] {
+            assert_eq!(bytes(text).unwrap(), due, "{text}");
+        }
+        for refused in [
+            "\"\"",
+            "\"much\"",
+            "\"-1MiB\"",
+            "-1",
+            "1.5",
+            "\"99999999999GiB\"",
+            "true",
+        ] {
+            assert!(bytes(refused).is_err(), "{refused}");
+        }
+        let cpu = |text: &str| scan(&format!("scrub-cpu-percent = {text}"));
+        let share = |text: &str| cpu(text).unwrap().scrub_cpu_percent.get();
+        assert_eq!(share("0.3"), Some(Duration::from_millis(3)));
+        assert_eq!(share("100"), Some(Duration::from_secs(1)));
+        assert_eq!((share("0"), share("0.0")), (None, None));
+        for refused in ["-1", "101", "nan", "inf", "0.0001", "\"0.3\""] {
+            assert!(cpu(refused).is_err(), "{refused}");
+        }
+        let default = Scan::default();
+        assert_eq!(
+            default.scrub_bytes_per_second.get(),
+            NonZeroU64::new(32 << 20)
+        );
+        assert_eq!(
+            default.scrub_cpu_percent.get(),
+            Some(Duration::from_millis(3))
+        );
     }
 
     #[test]

@@ -6,9 +6,12 @@
 
 mod content;
 mod listing;
+mod lowers;
 mod memory;
 mod mounts;
+pub mod scrub;
 mod signature;
+mod stands;
 mod verdicts;
 mod witness;
 
@@ -25,6 +28,7 @@ use jiff::Timestamp;
 
 pub use self::content::Content;
 pub use self::listing::Lists;
+pub use self::lowers::Lowers;
 pub use self::memory::Memory;
 use self::verdicts::Verdicts;
 use crate::files::keep::Keep;

@@ -58,11 +58,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::files::budget::Limits;
 use crate::files::fetch::Fetcher;
 use crate::files::fetches::Fetches;
+use crate::files::history::History;
 use crate::files::keep::Keep;
+use crate::files::last_run::{self, Run};
+use crate::files::pressure;
+use crate::files::reading::Source;
 use crate::files::tables::Tables;
-use crate::inspect::{Content, Shared};
+use crate::inspect::scrub::{Scrub, Scrubbed, Settings};
+use crate::inspect::{Content, Lowers, Shared};
 use crate::link::{AddressError, CollectorAddress, TlsSource};
 use crate::node::NodeError;
 use crate::publish::{FindingsFile, Publisher, Reporting};
@@ -75,6 +81,9 @@ use crate::sources::{EVENT_QUEUE, Sources, Wanted};
 use crate::telemetry::Metrics;
 use crate::trust::{Trust, TrustError};
 use crate::worker::Workers;
+
+/// Layers that wait for the scrub, and what it has said; more wait where they are.
+const LAYER_QUEUE: usize = 256;
 
 /// How long the ledger may take to write its last commit and close.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -118,7 +127,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
 
     let client = trust::client(&config)?;
-    let shared = Arc::new(shared(&config, node, metrics.clone(), &client)?);
+    let (shared, this_run) = shared(&config, node, metrics.clone(), &client)?;
+    let shared = Arc::new(shared);
     if config.content.registry {
         start_fetching(&config, &shared, client, &mut supervisor);
     }
@@ -155,7 +165,16 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     drop(ledger);
     let ended = supervisor.run().await;
     close(writer).await;
-    Ok(ended?)
+    ended?;
+    // Only now: a node that goes down before was not stopped in order.
+    write_stop(&this_run);
+    Ok(())
+}
+
+fn write_stop(this_run: &Run) {
+    if let Err(error) = this_run.stop() {
+        tracing::warn!(%error, "The orderly stop could not be written down.");
+    }
 }
 
 /// The writer ends when the last handle is gone; then the file is closed cleanly. A disk that hangs holds
@@ -189,22 +208,34 @@ fn shared(
     node: String,
     metrics: Metrics,
     client: &Client,
-) -> Result<Shared, AgentError> {
+) -> Result<(Shared, Run), AgentError> {
     let state = &config.state.directory;
     let failed = |error| AgentError::State(state.clone(), error);
     make_private(state).map_err(failed)?;
+    let this_run = begin(state);
+    let lowers = Arc::new(Lowers::new(History::open(state, &this_run)));
     let workers = Workers::new(metrics.stuck_workers.clone());
     let tables = Tables::new(state, None).map_err(failed)?;
     let tables = tables.with_skeletons(config.state.skeletons.as_deref());
-    Ok(Shared {
+    let shared = Shared {
         node,
-        content: Arc::new(Content::new(tables, workers.clone())),
+        content: Arc::new(Content::new(tables, workers.clone(), lowers)),
         workers,
         keep: Keep::new(state).map_err(failed)?,
         trust: Trust::load(&config.trust, client)?,
         metrics,
         expected_namespaces: config.containerd.expected_namespaces.clone(),
         deadline: config.scan.look_deadline.get(),
+    };
+    Ok((shared, this_run))
+}
+
+/// From now on the agent counts as running, unless that cannot be written: a full disk must not stop it.
+fn begin(state: &Path) -> Run {
+    let boot_id = last_run::boot_id();
+    Run::begin(state, &boot_id).unwrap_or_else(|error| {
+        tracing::warn!(%error, "The start could not be written down.");
+        Run::look(state, &boot_id)
     })
 }
 
@@ -298,7 +329,12 @@ fn start_watching(
         "sources",
         sources.run(wanted, runtimes_in, supervisor.stop()),
     );
+    let (due_in, due) = mpsc::channel(LAYER_QUEUE);
+    let (scrubbed_in, scrubbed) = mpsc::channel(LAYER_QUEUE);
+    let scrub = scrub(config, shared, scrubbed_in);
+    supervisor.spawn("scrub", scrub.run(due, supervisor.stop()));
     let parts = Parts {
+        due: due_in,
         shared: Arc::clone(shared),
         ledger: watching.ledger,
         readiness: watching.readiness,
@@ -309,8 +345,29 @@ fn start_watching(
     let reconcile = Reconcile::new(parts);
     supervisor.spawn(
         "reconcile",
-        forever(reconcile.run(runtimes, events, supervisor.stop())),
+        forever(reconcile.run(runtimes, events, scrubbed, supervisor.stop())),
     );
+}
+
+/// Who reads the unpacked layers again and again.
+fn scrub(config: &Config, shared: &Shared, said: mpsc::Sender<Scrubbed>) -> Scrub {
+    let scan = &config.scan;
+    let source = if scan.scrub_direct {
+        Source::Disk
+    } else {
+        Source::CacheGivenBack
+    };
+    let settings = Settings {
+        interval: scan.lower_interval.get(),
+        limits: Limits {
+            bytes: scan.scrub_bytes_per_second.get(),
+            cpu: scan.scrub_cpu_percent.get(),
+        },
+        source,
+        pressure: PathBuf::from(pressure::FOLDER),
+    };
+    let layers = (shared.content.lowers(), shared.workers.clone());
+    Scrub::new(layers, shared.metrics.clone(), settings, said)
 }
 
 async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {

@@ -32,6 +32,7 @@ use self::layer_book::LayerBook;
 use self::watched::{Outcome, Watched};
 use crate::config;
 use crate::files::layers::LayerKey;
+use crate::inspect::scrub::Scrubbed;
 use crate::inspect::{Depth, Inspector, Shared};
 use crate::report::Ledger;
 use crate::runtime::Runtime;
@@ -71,6 +72,8 @@ pub struct Parts {
     pub full_report_interval: Duration,
     /// What an earlier run of the agent remembered of containers.
     pub remembered: HashMap<ContainerKey, Vec<u8>>,
+    /// Layers that the scrub is to compare.
+    pub due: mpsc::Sender<LayerKey>,
 }
 
 /// One runtime to watch.
@@ -181,6 +184,7 @@ impl<R: Runtime> Reconcile<R> {
         mut self,
         mut runtimes: mpsc::Receiver<Vec<Watching<R>>>,
         mut events: mpsc::Receiver<(usize, Event)>,
+        mut scrubbed: mpsc::Receiver<Scrubbed>,
         mut stop: Stop,
     ) {
         let mut tick = tokio::time::interval(TICK);
@@ -191,6 +195,7 @@ impl<R: Runtime> Reconcile<R> {
                 () = stopped(&mut stop) => return,
                 Some(done) = self.jobs.join_next_with_id() => self.on_done(done),
                 Some(watching) = runtimes.recv() => self.on_runtimes(watching),
+                Some(scrubbed) = scrubbed.recv() => self.on_scrubbed(scrubbed),
                 Some((source, event)) = events.recv(), if self.to_find.len() < MAX_TO_FIND => self.on_event(source, event),
                 _ = tick.tick() => self.on_tick(),
             }
@@ -310,30 +315,34 @@ impl<R: Runtime> Reconcile<R> {
                     self.layers.use_by(&key, watched.layers(), now);
                 }
             }
-            Done::Compared {
-                layer,
-                is_done: false,
-            } => self.layers.on_compare_failed(&layer, now),
-            Done::Compared {
-                layer,
-                is_done: true,
-            } => self.on_compared(&layer),
             Done::Ended { key, outcome } => self.on_ended(&key, &outcome),
             Done::EndedAbsent { is_recorded } => self.has_ended_absent = is_recorded,
             Done::Reported { is_recorded } => self.wants_full_report |= !is_recorded,
         }
     }
 
+    /// What the scrub says.
+    fn on_scrubbed(&mut self, scrubbed: Scrubbed) {
+        let now = Instant::now();
+        match scrubbed {
+            Scrubbed::News(layer) => self.look_at_those_on(&layer),
+            Scrubbed::Done { layer, again } => {
+                self.layers.on_compared(&layer, now + again);
+                self.look_at_those_on(&layer);
+            }
+            Scrubbed::Failed(layer) => self.layers.on_compare_failed(&layer, now),
+        }
+    }
+
     /// Every container on the layer has something new to say.
-    fn on_compared(&mut self, layer: &LayerKey) {
-        let containers = self.layers.on_compared(layer, Instant::now());
+    fn look_at_those_on(&mut self, layer: &LayerKey) {
+        let containers = self.layers.containers(layer);
         let all = self.watched.iter_mut();
         all.filter(|(key, _)| containers.contains(key))
             .for_each(|(_, watched)| watched.look_soon(Depth::Upper));
     }
 
     fn on_job_failed(&mut self, job: Job) {
-        let now = Instant::now();
         match job {
             Job::List { source } => self.on_listed(source, Err("the list failed".to_owned())),
             Job::Find { key, .. } => {
@@ -346,7 +355,6 @@ impl<R: Runtime> Reconcile<R> {
                     self.to_find.insert((watched.source, key));
                 }
             }
-            Job::Compare { layer } => self.layers.on_compare_failed(&layer, now),
             Job::End { key } => self.on_ended(&key, &Outcome::not_recorded()),
             Job::EndAbsent => self.has_ended_absent = false,
             Job::Report => self.wants_full_report = true,
@@ -483,8 +491,14 @@ impl<R: Runtime> Reconcile<R> {
         while let Some(key) = self.next_to_look(now) {
             self.start(Job::Look { key });
         }
-        if let Some(layer) = self.layers.start_due(now) {
-            self.start(Job::Compare { layer });
+        // A full scrub has enough to do: what is due waits for the next round.
+        while self.parts.due.capacity() > 0
+            && let Some(layer) = self.layers.start_due(now)
+        {
+            if let Err(error) = self.parts.due.try_send(layer) {
+                self.layers.on_compare_failed(&error.into_inner(), now);
+                break;
+            }
         }
         self.start_reports(now);
     }

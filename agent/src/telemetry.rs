@@ -85,6 +85,46 @@ pub struct Metrics {
     pub policies_refused: Gauge,
     /// 1 while the agent is ready.
     pub ready: Gauge,
+    /// How long the last pass over all layers took.
+    pub scrub_pass_seconds: Gauge<f64, AtomicU64>,
+    /// How much of the pass under way is done.
+    pub scrub_progress: Gauge<f64, AtomicU64>,
+    /// Bytes of layers read.
+    pub scrub_read_bytes: Counter,
+    /// CPU time that this took.
+    pub scrub_cpu_seconds: Counter<f64, AtomicU64>,
+    scrub_paused: Family<PauseLabels, Counter<f64, AtomicU64>>,
+    /// Files that could not be read around the page cache.
+    pub scrub_not_direct: Counter,
+    /// 1 while a layer has waited longer than its interval.
+    pub scrub_late: Gauge,
+    /// When the layer that has waited longest was compared.
+    pub oldest_layer_check: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PauseLabels {
+    reason: &'static str,
+}
+
+/// Why a scrub pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// What it may use is used.
+    Budget,
+    /// The node's workload waits for what it would use.
+    Pressure,
+}
+
+impl Pause {
+    const ALL: [Self; 2] = [Self::Budget, Self::Pressure];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Pressure => "pressure",
+        }
+    }
 }
 
 /// Histograms of durations; a type of its own because a histogram has no default buckets.
@@ -105,6 +145,7 @@ impl Metrics {
         metrics.start_at_zero();
         let agent = registry.sub_registry_with_prefix("holdfast_agent");
         metrics.register_checks(agent);
+        metrics.register_scrub(agent);
         metrics.register_flow(agent);
         metrics
     }
@@ -144,6 +185,50 @@ impl Metrics {
             "oldest_check_timestamp_seconds",
             "When the container that has waited longest was last looked at",
             self.oldest_check.clone(),
+        );
+    }
+
+    /// The unpacked layers, read again and again.
+    fn register_scrub(&self, agent: &mut Registry) {
+        agent.register(
+            "scrub_pass_seconds",
+            "Time that the last pass over all layers took",
+            self.scrub_pass_seconds.clone(),
+        );
+        agent.register(
+            "scrub_progress_ratio",
+            "Share of the layers' entries that the pass under way has compared",
+            self.scrub_progress.clone(),
+        );
+        agent.register(
+            "scrub_read_bytes",
+            "Bytes of layers read",
+            self.scrub_read_bytes.clone(),
+        );
+        agent.register(
+            "scrub_cpu_seconds",
+            "CPU time that reading layers took",
+            self.scrub_cpu_seconds.clone(),
+        );
+        agent.register(
+            "scrub_paused_seconds",
+            "Time that the scrub has waited for its budget or for the node",
+            self.scrub_paused.clone(),
+        );
+        agent.register(
+            "scrub_not_direct_files",
+            "Files that could not be read around the page cache",
+            self.scrub_not_direct.clone(),
+        );
+        agent.register(
+            "scrub_late",
+            "Whether a layer has waited longer than its interval",
+            self.scrub_late.clone(),
+        );
+        agent.register(
+            "oldest_layer_check_timestamp_seconds",
+            "When the layer that has waited longest was compared",
+            self.oldest_layer_check.clone(),
         );
     }
 
@@ -196,6 +281,9 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
+        for pause in Pause::ALL {
+            self.scrub_paused(pause, Duration::ZERO);
+        }
         for check in Check::ALL {
             for outcome in Outcome::ALL {
                 drop(self.checks.get_or_create(&check_labels(check, outcome)));
@@ -244,6 +332,15 @@ impl Metrics {
         if let Some(took) = took {
             self.check_took(check, took);
         }
+    }
+
+    /// The scrub waits for this long.
+    pub fn scrub_paused(&self, pause: Pause, time: Duration) {
+        let reason = pause.as_str();
+        let labels = PauseLabels { reason };
+        self.scrub_paused
+            .get_or_create(&labels)
+            .inc_by(time.as_secs_f64());
     }
 
     /// A finding has been recorded.

@@ -175,7 +175,7 @@ fn start_agent(containerd: &Containerd, pki: &TempDir, ingest: SocketAddr) -> Ag
         format!(
             "node-name = \"node-1\"\n[state]\ndirectory = \"{folder}/state\"\n\
              [containerd]\nsockets = [\"{}\"]\nexpected-namespaces = [\"{}\"]\n\
-             [scan]\nupper-interval = \"1s\"\nlower-interval = \"2s\"\n\
+             [scan]\nupper-interval = \"1s\"\nlower-interval = \"2s\"\nscrub-bytes-per-second = 0\nscrub-cpu-percent = 0\n\
              [trust]\npolicy-directory = \"{folder}/policy.d\"\nregistry = false\n\
              [report]\nfile = \"{folder}/{SINK}\"\nheartbeat = \"1s\"\n\
              [report.collector]\naddress = \"{ingest}\"\ncertificate = \"{pki}/node-1.pem\"\n\

@@ -130,7 +130,7 @@ impl Scene {
         format!(
             "[state]\ndirectory = \"{folder}/state\"\n\
              [containerd]\nsockets = [\"{socket}\"]\nexpected-namespaces = [\"{namespace}\", \"k8s.io\"]\n\
-             [scan]\nupper-interval = \"200ms\"\nlower-interval = \"1s\"\nlist-interval = \"2s\"\n\
+             [scan]\nupper-interval = \"200ms\"\nlower-interval = \"1s\"\nscrub-bytes-per-second = 0\nscrub-cpu-percent = 0\nlist-interval = \"2s\"\n\
              [trust]\npolicy-directory = \"{policies}\"\nregistry = false\n\
              [report]\nfile = \"{folder}/{SINK}\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n",

@@ -13,9 +13,11 @@ use super::report::Report;
 use super::selection::{NotMeant, Reach, Selection};
 use super::{Check, Exit, Output, complain};
 use crate::config::Containerd as Expected;
+use crate::files::history::History;
 use crate::files::keep::Keep;
+use crate::files::last_run::{self, Run};
 use crate::files::tables::Tables;
-use crate::inspect::{Content, Lists, Shared};
+use crate::inspect::{Content, Lists, Lowers, Shared};
 use crate::runtime::CallError;
 use crate::sources::Wanted;
 use crate::telemetry::Metrics;
@@ -145,6 +147,7 @@ async fn look(selection: &Selection, state: &Path) -> Result<Looked, Failure> {
         // They have ended since they were listed.
         selection.none()?;
     }
+    say_what_is_not_direct(shared.content.lowers().not_direct());
     Ok(Looked {
         report: Report::new(containers, findings),
         lists: shared.content.listed(),
@@ -161,6 +164,18 @@ fn unreachable(socket: PathBuf, error: CallError) -> Failure {
     }
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the terminal is this command's interface"
+)]
+fn say_what_is_not_direct(files: u64) {
+    if files > 0 {
+        eprintln!(
+            "holdfast-agent: {files} files were read through the page cache: their file system refuses direct reads"
+        );
+    }
+}
+
 /// Everything is written below `state`.
 fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let agents = Some(selection.agent_state.as_path()).filter(|folder| folder.is_dir());
@@ -169,7 +184,10 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let tables = tables.with_skeletons(selection.skeletons.as_deref());
     let workers = Workers::default();
     let client = trust::client_of(&Registries::default(), &selection.insecure_registries)?;
-    let content = Content::new(tables, workers.clone());
+    let run = Run::look(&selection.agent_state, &last_run::boot_id());
+    let history = History::look(&selection.agent_state, &run);
+    let lowers = Lowers::new(history).reading(selection.source);
+    let content = Content::new(tables, workers.clone(), Arc::new(lowers));
     let content = match selection.reach {
         Reach::All => content,
         Reach::One => content.listing(),

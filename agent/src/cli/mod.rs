@@ -104,6 +104,9 @@ struct Check {
     /// A registry that is asked over plain HTTP; may be given several times
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     insecure_registries: Vec<HostPort>,
+    /// Read the files of layers around the page cache: what the disk holds, instead of what runs
+    #[arg(long)]
+    direct: bool,
     /// Exit with 1 from this severity on
     #[arg(long, value_name = "SEVERITY", default_value = "warning")]
     fail_on: Severity,

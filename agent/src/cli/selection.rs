@@ -8,6 +8,7 @@ use holdfast_core::display;
 use holdfast_daemon::address::HostPort;
 
 use super::{Check, Scope};
+use crate::files::reading::Source;
 
 /// Containers that a refusal names, when several are meant.
 const MAX_NAMED: usize = 20;
@@ -34,6 +35,8 @@ pub(super) struct Selection {
     pub(super) agent_state: PathBuf,
     pub(super) skeletons: Option<PathBuf>,
     pub(super) reach: Reach,
+    /// Where the files of layers are read.
+    pub(super) source: Source,
 }
 
 impl Selection {
@@ -43,6 +46,11 @@ impl Selection {
             policies: arguments.policies.clone(),
             layouts: arguments.layouts.clone(),
             insecure_registries: arguments.insecure_registries.clone(),
+            source: if arguments.direct {
+                Source::Disk
+            } else {
+                Source::Cache
+            },
             ..Self::scoped(&arguments.scope)
         }
     }
@@ -68,6 +76,7 @@ impl Selection {
             agent_state: scope.agent_state.clone(),
             skeletons: scope.skeletons.clone(),
             reach: Reach::All,
+            source: Source::Cache,
         }
     }
 
@@ -156,6 +165,7 @@ mod tests {
             agent_state: PathBuf::new(),
             skeletons: None,
             reach,
+            source: Source::Cache,
         }
     }
 

@@ -22,6 +22,7 @@ mod known;
 pub mod last_run;
 pub mod layers;
 pub mod lower;
+pub mod newest;
 pub mod observe;
 pub mod open;
 mod origin;

@@ -3,34 +3,29 @@
 //!
 //! Long because both steps share one job on the blocking thread, and what it gives back.
 
-use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use holdfast_core::display;
-use holdfast_core::drift::corrupt::Stopped;
-use holdfast_core::drift::group::{self, Changes, TamperedLayer};
+use holdfast_core::drift::group;
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
-use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, TreeError};
+use holdfast_core::layer::{FileTable, MergedTree, TreeError};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
 use holdfast_registry::Blob;
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::listing::{Listing, Lists};
-use super::memory::layer_keys;
+use super::lowers::Lowers;
 use super::verdicts::Verdicts;
 use super::witness::Witnesses;
 use super::{Layers, Memory};
 use crate::files::fetch::Remote;
 use crate::files::fetches::{FetchProgress, Fetches};
-use crate::files::layers::{Compared, LayerKey, LayerResults};
 use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
     Keeps, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
-    UpperScan, lower,
+    UpperScan,
 };
 use crate::runtime::Roots;
 use crate::runtime::identify::{ExtraKind, Identity};
@@ -43,7 +38,7 @@ const MAX_NAMED: usize = 5;
 
 /// A scan that does not get on for so long is stuck. A sound disk answers within a second, a busy one within
 /// some; between two steps at most a mebibyte is read.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of a container's own files that one look reads, and the rest of the file that it is at: a container
 /// with much data is read in several looks.
@@ -54,21 +49,12 @@ const BYTES_A_LOOK: u64 = 4 << 30;
 pub struct Content {
     tables: Tables,
     workers: Workers,
-    results: LayerResults,
+    /// The unpacked layers in use.
+    lowers: Arc<Lowers>,
     /// Layers without blobs are asked for here, if they may be fetched.
     fetches: OnceLock<Fetches>,
-    /// What each layer in use is compared with.
-    layers: Mutex<HashMap<LayerKey, Expected>>,
     /// Where somebody asks for every change.
     listing: Option<Listing>,
-}
-
-/// What one unpacked layer must hold.
-#[derive(Clone, Debug)]
-struct Expected {
-    tree: Weak<ExpectedTree>,
-    prefix: XattrPrefix,
-    basis: Basis,
 }
 
 /// What a container's files are compared with.
@@ -175,15 +161,19 @@ impl Cannot {
 
 impl Content {
     /// Compares with what `tables` say.
-    pub fn new(tables: Tables, workers: Workers) -> Self {
+    pub fn new(tables: Tables, workers: Workers, lowers: Arc<Lowers>) -> Self {
         Self {
             tables,
             workers,
-            results: LayerResults::default(),
+            lowers,
             fetches: OnceLock::new(),
-            layers: Mutex::default(),
             listing: None,
         }
+    }
+
+    /// The unpacked layers in use.
+    pub fn lowers(&self) -> Arc<Lowers> {
+        Arc::clone(&self.lowers)
     }
 
     /// From now on layers whose blobs are not here are asked for.
@@ -219,12 +209,7 @@ impl Content {
         verdicts: &mut Verdicts,
     ) {
         let started = Instant::now();
-        let mut uppers = std::mem::take(&mut memory.uppers);
-        if self.listing.is_some() {
-            let listing = || UpperScan::keeping(Keeps::Everything);
-            uppers.resize_with(identity.uppers().len(), listing);
-        }
-        let before = (memory.expectation.take(), uppers);
+        let before = (memory.expectation.take(), self.uppers_of(memory, identity));
         let (content, identity_there, now) =
             (Arc::clone(&self), Arc::clone(identity), verdicts.now());
         // Whoever asks by hand waits for all of it.
@@ -251,7 +236,7 @@ impl Content {
             let made = expectation.map_or_else(|| progress.unhurried(expect), Ok);
             let worked = Self::work(&identity_there, made, uppers, pass);
             if layers == Layers::CompareNow && worked.expectation.is_some() {
-                content.compare_all(&identity_there, now, &is_over);
+                content.lowers.compare_all(&identity_there, now, &is_over);
             }
             worked
         };
@@ -259,6 +244,9 @@ impl Content {
         let subject = format!("files of {}/{}", key.namespace, key.id);
         let worked = self.workers.run(&subject, PATIENCE, work).await;
         let worked = worked.unwrap_or_else(|error| Worked::nothing(error.into()));
+        if let Some(expectation) = &worked.expectation {
+            self.lowers.stands.put(memory.key(), identity, expectation);
+        }
         memory.expectation = worked.expectation;
         memory.uppers = worked.uppers;
         let workload = memory.about("").workload;
@@ -272,7 +260,19 @@ impl Content {
             Err(cannot) => return cannot.tell(verdicts),
         }
         verdicts.took(&[Check::Files], started.elapsed());
-        self.report_layers(identity, workload.as_str(), verdicts);
+        let listing = self.listing.as_ref();
+        self.lowers
+            .report((memory.key(), identity), &workload, listing, verdicts);
+    }
+
+    /// The scans of a container's upper directories, from the last look.
+    fn uppers_of(&self, memory: &mut Memory, identity: &Identity) -> Vec<UpperScan> {
+        let mut uppers = std::mem::take(&mut memory.uppers);
+        if self.listing.is_some() {
+            let listing = || UpperScan::keeping(Keeps::Everything);
+            uppers.resize_with(identity.uppers().len(), listing);
+        }
+        uppers
     }
 
     /// The blocking part, once it is known what to expect: witnesses, the upper directories.
@@ -334,7 +334,7 @@ impl Content {
             .iter()
             .map(|layer| self.tables.basis(layer.diff_id))
             .collect();
-        self.use_layers(identity, &trees, &bases);
+        self.lowers.hold(identity, &trees, prefix(identity), &bases);
         let witnesses = Witnesses::draw(&trees)?;
         let shift = identity
             .extra_uppers
@@ -374,152 +374,10 @@ impl Content {
         };
         Cannot::Fetch(unavailable, fetches.ask(remote))
     }
-
-    /// Remembers what each layer is compared with, and forgets layers that nobody holds a tree of.
-    fn use_layers(&self, identity: &Identity, trees: &[Arc<ExpectedTree>], bases: &[Basis]) {
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.retain(|_, expected| expected.tree.strong_count() > 0);
-        let trees = trees.iter().rev().zip(bases);
-        for (key, (tree, basis)) in layer_keys(identity).into_iter().zip(trees) {
-            layers.insert(
-                key,
-                Expected {
-                    tree: Arc::downgrade(tree),
-                    prefix: prefix(identity),
-                    basis: *basis,
-                },
-            );
-        }
-        self.results.retain(|layer| layers.contains_key(layer));
-    }
-
-    fn compare_all(&self, identity: &Identity, now: Timestamp, is_over: &dyn Fn() -> bool) {
-        for layer in layer_keys(identity) {
-            self.compare(&layer, now, is_over);
-        }
-    }
-
-    /// Compares one unpacked layer, whole, and keeps the result; that it hangs is one too. False when nobody
-    /// stands on the layer any more, or it has to be tried again.
-    pub async fn compare_layer(self: Arc<Self>, layer: LayerKey, now: Timestamp) -> bool {
-        let (content, there) = (Arc::clone(&self), layer.clone());
-        let work = move |progress: &Progress| content.compare(&there, now, &|| progress.is_over());
-        let subject = format!("layer {}", layer.lower.display());
-        let compared = self.workers.run(&subject, PATIENCE, work).await;
-        compared.unwrap_or_else(|error| {
-            self.keep_result(&layer, now, Changes::default(), Some(error.to_string()));
-            false
-        })
-    }
-
-    /// Compares one unpacked layer, whole, and keeps the result. Blocks. False when nobody stands on the
-    /// layer any more, or nobody waits for the answer.
-    fn compare(&self, layer: &LayerKey, now: Timestamp, is_over: &dyn Fn() -> bool) -> bool {
-        let expected = {
-            let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-            layers.get(layer).cloned()
-        };
-        let Some((tree, Expected { prefix, .. })) =
-            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected)))
-        else {
-            return false;
-        };
-        let pass = Pass {
-            budget: u64::MAX,
-            now,
-            rehash: Rehash::All,
-            max_entries: MAX_ENTRIES,
-            is_over,
-        };
-        let compared = Root::open(&layer.lower)
-            .map_err(|error| error.to_string())
-            .and_then(|root| {
-                let lower = lower::Lower {
-                    root: &root,
-                    tree: &tree,
-                    prefix,
-                    stopped: Stopped::InOrder,
-                };
-                lower::compare(lower, &mut Observer::default(), pass)
-                    .map_err(|error| error.to_string())
-            });
-        if is_over() {
-            return false;
-        }
-        let (changes, unverifiable) = match compared {
-            Ok(outcome) => (
-                outcome.changes,
-                unread(&outcome.unverifiable).map(|(_, message)| message),
-            ),
-            Err(message) => (Changes::default(), Some(message)),
-        };
-        self.keep_result(layer, now, changes, unverifiable);
-        true
-    }
-
-    fn keep_result(
-        &self,
-        layer: &LayerKey,
-        at: Timestamp,
-        changes: Changes,
-        unverifiable: Option<String>,
-    ) {
-        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = layers.get(layer).cloned();
-        drop(layers);
-        let Some((tree, basis)) =
-            expected.and_then(|expected| Some((expected.tree.upgrade()?, expected.basis)))
-        else {
-            return;
-        };
-        let tampered = TamperedLayer {
-            chain_id: layer.chain_id,
-            diff_id: tree.diff_id(),
-            directory: display::escape(layer.lower.as_os_str().as_bytes()),
-            changes,
-            corrupt: Changes::default(),
-            basis,
-        };
-        let compared = Compared {
-            at,
-            tampered,
-            unverifiable,
-        };
-        self.results.put(layer.clone(), compared);
-    }
-
-    /// What the last compares of its layers found; nothing is said before each was compared once.
-    fn report_layers(&self, identity: &Identity, workload: &str, verdicts: &mut Verdicts) {
-        let Some(results) = self.results.of(&layer_keys(identity)) else {
-            return;
-        };
-        if let Some(listing) = &self.listing {
-            listing.add_layers(&results);
-        }
-        let oldest = results.iter().map(|compared| compared.at).min();
-        let layers = results.iter().rev();
-        let tampered: Vec<TamperedLayer> =
-            layers.map(|compared| compared.tampered.clone()).collect();
-        let basis = Some(worst(tampered.iter().map(|layer| layer.basis)));
-        let conditions = group::layer_conditions(tampered, workload);
-        match results
-            .iter()
-            .find_map(|compared| compared.unverifiable.clone())
-        {
-            None => verdicts.done(Check::Layers, basis, conditions),
-            Some(message) => {
-                verdicts.partly_done(Check::Layers, basis, conditions);
-                verdicts.not_done(Check::Layers, Severity::Warning, "unread", message);
-            }
-        }
-        if let Some(oldest) = oldest {
-            verdicts.at(Check::Layers, oldest);
-        }
-    }
 }
 
 /// What a verdict over several layers stands on. An image without layers hides nothing.
-fn worst(bases: impl IntoIterator<Item = Basis>) -> Basis {
+pub(super) fn worst(bases: impl IntoIterator<Item = Basis>) -> Basis {
     bases.into_iter().max().unwrap_or(Basis::LocalBlob)
 }
 
@@ -612,7 +470,7 @@ fn report_files(files: Files, workload: &str, verdicts: &mut Verdicts) {
 }
 
 /// What could not be read, in one sentence; `None` when everything was.
-fn unread(unverified: &Unverified) -> Option<(&'static str, String)> {
+pub(super) fn unread(unverified: &Unverified) -> Option<(&'static str, String)> {
     let (_, first) = unverified.listed.first()?;
     let name = |(path, reason): &(Vec<u8>, crate::files::Unread)| {
         format!("{}: {reason}", display::path(path))

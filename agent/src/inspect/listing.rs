@@ -34,6 +34,7 @@ impl Listing {
         self.lists(|lists| {
             for compared in results {
                 add_kept(&compared.tampered.changes, &mut lists.layers);
+                add_kept(&compared.tampered.corrupt, &mut lists.layers);
             }
         });
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_core::coverage::{CheckStatus, Outcome};
-use holdfast_core::finding::{Basis, Check, Condition, Detail, Severity};
+use holdfast_core::finding::{Basis, Check, Condition, Detail, Kind, Severity};
 use holdfast_core::place::Look;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -101,6 +101,17 @@ impl Verdicts {
         ]);
     }
 
+    /// A check that takes long has not ended once: what it has seen so far is said, and that there is more.
+    pub(super) fn not_yet(
+        &mut self,
+        check: Check,
+        basis: Option<Basis>,
+        conditions: Vec<Condition>,
+    ) {
+        self.partly_done(check, basis, conditions);
+        self.checks.entry(check).or_default().reason = Some("under-way".to_owned());
+    }
+
     /// Something more that belongs to a check which was done elsewhere.
     pub(super) fn also(&mut self, check: Check, condition: Option<Condition>) {
         self.checks
@@ -108,6 +119,13 @@ impl Verdicts {
             .or_default()
             .conditions
             .extend(condition);
+    }
+
+    /// Whether something of this kind was seen.
+    pub(super) fn has(&self, check: Check, kind: Kind) -> bool {
+        let conditions = self.checks.get(&check).map(|ended| &ended.conditions);
+        let is_it = |condition: &Condition| condition.detail.kind() == kind;
+        conditions.is_some_and(|conditions| conditions.iter().any(is_it))
     }
 
     /// A check was done to its end.

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use holdfast_core::container::ContainerKey;
-use holdfast_core::finding::{Check, Finding};
+use holdfast_core::finding::Finding;
 use tokio::task::AbortHandle;
 
 use super::watched::Outcome;
 use super::{Reconcile, Running};
-use crate::files::layers::LayerKey;
 use crate::inspect::{Depth, Inspector, Layers, LookError, Looked, Memory};
 use crate::report::{Ledger, LedgerError};
 use crate::runtime::Runtime;
@@ -24,8 +23,6 @@ pub(super) enum Job {
     Find { source: usize, key: ContainerKey },
     /// One look at one container.
     Look { key: ContainerKey },
-    /// One unpacked layer, whole.
-    Compare { layer: LayerKey },
     /// A container has ended.
     End { key: ContainerKey },
     /// Containers of an earlier run of the agent that no longer run.
@@ -51,10 +48,6 @@ pub(super) enum Done {
         memory: Box<Memory>,
         outcome: Outcome,
     },
-    Compared {
-        layer: LayerKey,
-        is_done: bool,
-    },
     Ended {
         key: ContainerKey,
         outcome: Outcome,
@@ -75,7 +68,6 @@ impl<R: Runtime> Reconcile<R> {
             Job::List { source } => self.start_list_job(*source),
             Job::Find { source, key } => self.start_find(*source, key.clone()),
             Job::Look { key } => self.start_look(key.clone(), now),
-            Job::Compare { layer } => Some(self.start_compare(layer.clone())),
             Job::End { key } => Some(self.start_end(key.clone())),
             Job::EndAbsent => Some(self.start_end_absent()),
             Job::Report => Some(self.start_report()),
@@ -123,19 +115,6 @@ impl<R: Runtime> Reconcile<R> {
                 outcome,
             }
         }))
-    }
-
-    fn start_compare(&mut self, layer: LayerKey) -> AbortHandle {
-        let content = Arc::clone(&self.parts.shared.content);
-        let metrics = self.parts.shared.metrics.clone();
-        self.jobs.spawn(async move {
-            let begun = tokio::time::Instant::now();
-            let is_done = content.compare_layer(layer.clone(), crate::now()).await;
-            if is_done {
-                metrics.check_took(Check::Layers, begun.elapsed());
-            }
-            Done::Compared { layer, is_done }
-        })
     }
 
     fn start_end(&mut self, key: ContainerKey) -> AbortHandle {

@@ -60,32 +60,36 @@ impl LayerBook {
         self.use_by(container, &[], Instant::now());
     }
 
-    /// The layer that has waited longest; one at a time, so that a scrub never takes both cores.
+    /// The layer that has waited longest. The scrub is handed all that are due: which of them comes first,
+    /// it decides, and it compares one at a time.
     pub(super) fn start_due(&mut self, now: Instant) -> Option<LayerKey> {
-        if self.layers.values().any(|used| used.is_running) {
-            return None;
-        }
-        let due = self.layers.iter_mut().filter(|(_, used)| used.next <= now);
+        let due = self.layers.iter_mut();
+        let due = due.filter(|(_, used)| used.next <= now && !used.is_running);
         let (layer, used) = due.min_by_key(|(_, used)| used.next)?;
         used.is_running = true;
         Some(layer.clone())
     }
 
-    /// A layer has been compared; its containers have something new to say.
-    pub(super) fn on_compared(&mut self, layer: &LayerKey, now: Instant) -> Vec<ContainerKey> {
-        self.finish(layer, now + self.interval)
+    /// The containers on a layer.
+    pub(super) fn containers(&self, layer: &LayerKey) -> Vec<ContainerKey> {
+        let used = self.layers.get(layer);
+        used.map(|used| used.containers.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// A layer has been compared.
+    pub(super) fn on_compared(&mut self, layer: &LayerKey, next: Instant) {
+        self.finish(layer, next);
     }
 
     pub(super) fn on_compare_failed(&mut self, layer: &LayerKey, now: Instant) {
         self.finish(layer, now + RETRY.min(self.interval));
     }
 
-    fn finish(&mut self, layer: &LayerKey, next: Instant) -> Vec<ContainerKey> {
-        let Some(used) = self.layers.get_mut(layer) else {
-            return Vec::new();
-        };
-        used.is_running = false;
-        used.next = next;
-        used.containers.iter().cloned().collect()
+    fn finish(&mut self, layer: &LayerKey, next: Instant) {
+        if let Some(used) = self.layers.get_mut(layer) {
+            used.is_running = false;
+            used.next = next;
+        }
     }
 }

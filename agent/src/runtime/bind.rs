@@ -6,7 +6,7 @@
 //! call.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,28 @@ pub fn bind_lowers(
     uppers: &[PathBuf],
     witnesses: &[WitnessFile],
 ) -> Result<Vec<Binding>, KernelError> {
+    let container = pinned_root(root)?;
+    witnesses
+        .iter()
+        .map(|witness| bind(container.as_fd(), uppers, witness))
+        .collect()
+}
+
+/// Compares files of layers, as they were when they were hashed, with what the process of `root` sees.
+pub fn bind_hashed(
+    root: RootWitness,
+    uppers: &[PathBuf],
+    files: &[(&[u8], FileId)],
+) -> Result<Vec<Binding>, KernelError> {
+    let container = pinned_root(root)?;
+    files
+        .iter()
+        .map(|(path, file)| seen(container.as_fd(), uppers, path, *file))
+        .collect()
+}
+
+/// The root of a process, which must be the one that it had.
+fn pinned_root(root: RootWitness) -> Result<OwnedFd, KernelError> {
     let container = open_root(root.pid)?;
     if start_time(root.pid)? != root.started {
         return Err(KernelError::Gone);
@@ -56,10 +78,7 @@ pub fn bind_lowers(
     if !is_root_of(container.as_fd(), root)? {
         return Err(KernelError::RootMoved);
     }
-    witnesses
-        .iter()
-        .map(|witness| bind(container.as_fd(), uppers, witness))
-        .collect()
+    Ok(container)
 }
 
 fn bind(
@@ -73,8 +92,19 @@ fn bind(
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Binding::AbsentBelow),
         Err(errno) => return Err(errno.into()),
     };
+    seen(container, uppers, &witness.path, FileId::of(&below))
+}
+
+/// What a container sees at a path, against the file that should be there.
+fn seen(
+    container: BorrowedFd<'_>,
+    uppers: &[PathBuf],
+    path: &[u8],
+    file: FileId,
+) -> Result<Binding, KernelError> {
+    let path = Path::new(OsStr::from_bytes(path));
     let verdict = match look(container, path) {
-        Ok(seen) if FileId::of(&seen).is_same(FileId::of(&below)) => return Ok(Binding::Same),
+        Ok(seen) if FileId::of(&seen).is_same(file) => return Ok(Binding::Same),
         Ok(_) => Binding::Differs,
         Err(Errno::NOENT | Errno::NOTDIR) => Binding::Missing,
         Err(Errno::XDEV | Errno::LOOP) => return Ok(Binding::Hidden),

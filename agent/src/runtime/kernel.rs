@@ -21,7 +21,7 @@ use super::mountinfo::{Device, MAX_LINE_BYTES, MountEntry, TableError};
 use super::overlay::{Defaults, Setting};
 use crate::local::{self, NotLocal};
 
-pub use super::bind::{Binding, WitnessFile, bind_lowers};
+pub use super::bind::{Binding, WitnessFile, bind_hashed, bind_lowers};
 
 /// Most bytes of one mount table: the kernel allows 100,000 mounts in a namespace.
 pub(super) const MAX_TABLE_BYTES: u64 = 64 << 20;
@@ -128,6 +128,11 @@ pub struct FileId {
 }
 
 impl FileId {
+    /// A file that was looked at elsewhere: its number, and when it was made.
+    pub const fn new(inode: u64, born: Option<(i64, u32)>) -> Self {
+        Self { inode, born }
+    }
+
     pub(super) fn of(seen: &Statx) -> Self {
         let is_known = seen.stx_mask & StatxFlags::BTIME.bits() != 0;
         Self {

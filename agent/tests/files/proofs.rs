@@ -11,6 +11,7 @@ use holdfast_agent::files::lower::{Lower, compare};
 use holdfast_agent::files::tables::{Asking, Layer, OpenBlob, Tables, Unavailable, Wanted};
 use holdfast_agent::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root};
 use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::finding::Basis;
 use holdfast_core::layer::ExpectedTree;
 use holdfast_core::overlay::XattrPrefix;
@@ -129,6 +130,7 @@ impl Node {
             root: &root,
             tree,
             prefix: XattrPrefix::Trusted,
+            stopped: Stopped::InOrder,
         };
         let pass = Pass {
             budget: u64::MAX,
