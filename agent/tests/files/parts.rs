@@ -263,7 +263,9 @@ proptest! {
         let names: Vec<String> = names.into_iter().filter(is_plain).collect();
         let is_above = |name: &String| names.iter().any(|other| other.starts_with(&format!("{name}/")));
         let files: Vec<String> = names.iter().filter(|name| !is_above(name)).cloned().collect();
-        prop_assume!(!files.is_empty());
+        if files.is_empty() {
+            return Ok(());
+        }
         let specs: Vec<_> = files.iter().map(|name| file(name, b"due", 0o644)).collect();
         let layer = Layer::new(&specs);
         let after = at.get(&files).clone();

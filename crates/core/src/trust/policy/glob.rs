@@ -179,8 +179,10 @@ mod tests {
     proptest! {
         #[test]
         fn matching_is_as_defined(glob in "[a/*.]{1,8}", name in "[a/.]{0,8}") {
-            // Alone these two are shorthands.
-            prop_assume!(glob != "*" && glob != "*/*");
+            // Alone these two are shorthands. They are too many to reject them all in a long run.
+            if glob == "*" || glob == "*/*" {
+                return Ok(());
+            }
             let glob = Glob::parse(&glob).unwrap();
             prop_assert_eq!(glob.matches(&name), reference(&glob.parts, name.as_bytes()));
         }
