@@ -169,6 +169,8 @@ impl<R: Runtime> Inspector<R> {
         };
         // (3)
         self.check_signature(memory, &identity, &mut verdicts).await;
+        let workers = &self.shared.workers;
+        let launch = mounts::fix_launch(memory, &identity, workers).await;
         // (4) (5)
         let content = Arc::clone(&self.shared.content);
         let roots = self.runtime.roots().await.unwrap_or_default();
@@ -176,7 +178,7 @@ impl<R: Runtime> Inspector<R> {
             .check(memory, &identity, (roots, layers), &mut verdicts)
             .await;
         // (6)
-        mounts::check(memory, &identity, &self.shared.workers, &mut verdicts).await?;
+        mounts::check(memory, &identity, (launch, workers), &mut verdicts).await?;
         // (7)
         if let Some(root) = identity.root
             && kernel::start_time(root.pid).ok() != Some(root.started)

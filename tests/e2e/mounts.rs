@@ -4,6 +4,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::{GetContainerRequest, UpdateContainerRequest};
+use containerd_client::tonic::Request;
+use containerd_client::with_namespace;
 use holdfast_core::finding::{Detail, Finding};
 use holdfast_tests::command;
 use holdfast_tests::container::Container;
@@ -11,6 +15,7 @@ use holdfast_tests::containerd::Options;
 use holdfast_tests::cri::{Cri, PodMount, PodSpec};
 use holdfast_tests::image::Image;
 use holdfast_tests::layer::Entry;
+use serde_json::{Value, json};
 
 use crate::scene::{IMAGE, Scene, assert_open};
 
@@ -82,6 +87,59 @@ async fn a_file_bound_over_a_program_is_critical_until_it_is_unmounted() {
     assert_open(&mut agent, &due).await;
     inside.exec("umount /usr/bin/victim; rm /tmp/e");
     assert_open(&mut agent, &[&dropped("host"), &over("host")]).await;
+}
+
+#[tokio::test]
+async fn records_that_were_altered_while_the_agent_was_away_excuse_no_mount() {
+    let scene = scene().await;
+    let container = scene.run("one");
+    let mut agent = scene.agent().await;
+    assert_open(&mut agent, &[]).await;
+
+    agent.stop().await;
+    from_the_host(&container, "mount -t tmpfs none /usr/bin");
+    let due = "mount-drift /usr/bin critical one";
+    scene.assert_checked(&[due]);
+    let mount = json!({"destination": "/usr/bin", "type": "tmpfs", "source": "none"});
+    add_to_records(&scene, &container, &mount).await;
+    // Whoever sees the container for the first time has nothing else to believe.
+    scene.assert_checked(&[]);
+
+    agent.start_again();
+    agent.ready().await;
+    assert_open(&mut agent, &[due]).await;
+}
+
+/// Adds a mount to the bundle's config and to containerd's record, as if it had been asked for.
+async fn add_to_records(scene: &Scene, container: &Container, mount: &Value) {
+    let added = |spec: &[u8]| {
+        let mut spec: Value = serde_json::from_slice(spec).unwrap();
+        spec["mounts"].as_array_mut().unwrap().push(mount.clone());
+        spec.to_string()
+    };
+    let config = container.bundle().join("config.json");
+    std::fs::write(&config, added(&std::fs::read(&config).unwrap())).unwrap();
+    // A config that is younger than this file would not be believed.
+    let settled = config.with_file_name("init.pid");
+    std::fs::write(&settled, std::fs::read(&settled).unwrap()).unwrap();
+
+    let socket = scene.containerd.socket();
+    let mut containers = ContainersClient::new(containerd_client::connect(socket).await.unwrap());
+    let namespace = scene.containerd.namespace();
+    let id = container.id().to_owned();
+    let request = with_namespace!(GetContainerRequest { id }, namespace);
+    let answer = containers.get(request).await.unwrap().into_inner();
+    let mut record = answer.container.unwrap();
+    let spec = record.spec.as_mut().unwrap();
+    spec.value = added(&spec.value).into_bytes();
+    let request = UpdateContainerRequest {
+        container: Some(record),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["spec".to_owned()],
+        }),
+    };
+    let request = with_namespace!(request, namespace);
+    containers.update(request).await.unwrap();
 }
 
 #[tokio::test]

@@ -218,7 +218,7 @@ impl Content {
         } else {
             (Rehash::Due, BYTES_A_LOOK)
         };
-        let id = memory.key().id.clone();
+        let launch = identity.root.and_then(|root| memory.launch(root));
         let work = move |progress: &Progress| {
             let is_over = || progress.is_over();
             let pass = Pass {
@@ -230,7 +230,8 @@ impl Content {
             };
             let (expectation, uppers) = before;
             let expect = || {
-                let made = content.expectation(&identity_there, &id, &roots, &is_over);
+                let made =
+                    content.expectation(&identity_there, launch.as_deref(), &roots, &is_over);
                 made.map(Arc::new)
             };
             let made = expectation.map_or_else(|| progress.unhurried(expect), Ok);
@@ -309,7 +310,7 @@ impl Content {
     fn expectation(
         &self,
         identity: &Identity,
-        id: &str,
+        launch: Option<&Launch>,
         roots: &Roots,
         is_over: &dyn Fn() -> bool,
     ) -> Result<Expectation, Cannot> {
@@ -345,7 +346,7 @@ impl Content {
             });
         let (uid, gid) = shift.unwrap_or_default();
         let tree = MergedTree::new(trees).with_owners_shifted(uid, gid);
-        let stubs = stubs(identity, id, &tree)?;
+        let stubs = stubs(identity, launch, &tree)?;
         Ok(Expectation {
             tree,
             stubs,
@@ -383,19 +384,15 @@ pub(super) fn worst(bases: impl IntoIterator<Item = Basis>) -> Basis {
 
 /// What the runtime makes for mounts: those of the record, and those that a wrapper around it has added to the
 /// bundle. Without the bundle, what is made for the latter is reported as added.
-fn stubs(identity: &Identity, id: &str, tree: &MergedTree) -> Result<Stubs, TreeError> {
-    let launch = identity
-        .root
-        .and_then(|root| Launch::of(&identity.spec, id, root).ok());
-    let given = launch.iter().flat_map(|launch| &launch.declared.mounts);
-    let given = given.map(|mount| mount.destination.as_slice());
-    let targets: Vec<&[u8]> = identity
-        .stubs
-        .iter()
-        .map(Vec::as_slice)
-        .chain(given)
-        .collect();
-    Stubs::of_mounts(&targets, tree)
+fn stubs(
+    identity: &Identity,
+    launch: Option<&Launch>,
+    tree: &MergedTree,
+) -> Result<Stubs, TreeError> {
+    let given = launch.into_iter().flat_map(|it| &it.declared.mounts);
+    let given = given.map(|mount| &mount.destination);
+    let targets = identity.stubs.iter().chain(given).map(Vec::as_slice);
+    Stubs::of_mounts(&targets.collect::<Vec<_>>(), tree)
 }
 
 /// Scans every directory that can hide what the layers have.

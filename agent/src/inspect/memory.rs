@@ -22,7 +22,7 @@ use crate::files::keep::Keep;
 use crate::files::layers::LayerKey;
 use crate::runtime::about::about;
 use crate::runtime::identify::{FirstSight, Identified, Identity};
-use crate::runtime::kernel;
+use crate::runtime::kernel::{self, RootWitness};
 use crate::runtime::list::Found;
 use crate::runtime::mounts::Launch;
 
@@ -35,6 +35,9 @@ struct Remembered {
     first_sight: FirstSight,
     /// Digests of the image's documents: index, manifest, config; the documents are in [`Keep`].
     documents: Vec<Digest>,
+    /// What its runtime was given.
+    #[serde(default)]
+    launch: Option<Launch>,
 }
 
 /// One container, between looks.
@@ -50,7 +53,9 @@ pub struct Memory {
     /// The scans of its upper directories, lowest first; the container's own is last.
     pub(super) uppers: Vec<UpperScan>,
     /// What its runtime was given, as first seen of this task.
-    pub(super) launch: Option<Launch>,
+    launch: Option<Arc<Launch>>,
+    /// What is to survive a restart has changed since it was recorded.
+    is_to_be_remembered: bool,
     pub(super) judged: Option<Judged>,
     checks: BTreeMap<Check, CheckStatus>,
     open: Vec<(Kind, Severity)>,
@@ -79,6 +84,7 @@ impl Memory {
             expectation: None,
             uppers: Vec::new(),
             launch: None,
+            is_to_be_remembered: false,
             judged: None,
             checks: BTreeMap::new(),
             open: Vec::new(),
@@ -92,17 +98,27 @@ impl Memory {
         if let Ok(remembered) = serde_json::from_slice::<Remembered>(bytes) {
             self.first_sight = Some(remembered.first_sight);
             self.documents = remembered.documents;
+            self.launch = remembered.launch.map(Arc::new);
         }
     }
 
-    /// What the next run of the agent must know.
+    /// What the next run of the agent must know, unless it was [recorded](Self::remembered) already.
     pub fn to_remember(&self) -> Option<Vec<u8>> {
+        if !self.is_to_be_remembered {
+            return None;
+        }
         let first_sight = self.first_sight.clone()?;
         serde_json::to_vec(&Remembered {
             first_sight,
             documents: self.documents.clone(),
+            launch: self.launch.as_deref().cloned(),
         })
         .ok()
+    }
+
+    /// What [`Self::to_remember`] gave is recorded.
+    pub const fn remembered(&mut self) {
+        self.is_to_be_remembered = false;
     }
 
     /// What the runtime says now. True when it is another task, or another record, than before.
@@ -163,11 +179,26 @@ impl Memory {
         kernel::root_of(before.pid).is_ok_and(|root| root.witness == before)
     }
 
+    /// What the runtime was given for the task with that root.
+    pub(super) fn launch(&self, root: RootWitness) -> Option<Arc<Launch>> {
+        let launch = self.launch.as_ref();
+        launch.filter(|launch| launch.root == root).cloned()
+    }
+
+    pub(super) fn on_launch(&mut self, launch: Arc<Launch>) {
+        self.launch = Some(launch);
+        self.is_to_be_remembered = true;
+    }
+
     pub(super) fn on_identified(&mut self, identified: Identified, keep: &Keep) {
-        self.first_sight = Some(identified.first_sight.clone());
+        let first_sight = Some(identified.first_sight.clone());
+        self.is_to_be_remembered |= self.first_sight != first_sight;
+        self.first_sight = first_sight;
         if let Some(identity) = &identified.identity {
             keep.put(&identity.image);
-            self.documents = Keep::names(&identity.image);
+            let documents = Keep::names(&identity.image);
+            self.is_to_be_remembered |= self.documents != documents;
+            self.documents = documents;
             let before = self
                 .identified
                 .as_ref()

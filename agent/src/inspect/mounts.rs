@@ -13,7 +13,7 @@ use super::content::Expectation;
 use super::verdicts::Verdicts;
 use super::{LookError, Memory};
 use crate::runtime::identify::Identity;
-use crate::runtime::kernel::{KernelError, RootWitness};
+use crate::runtime::kernel::KernelError;
 use crate::runtime::mounts::{Gap, Launch};
 use crate::worker::{Progress, WorkError, Workers};
 
@@ -22,14 +22,13 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the blocking part gave back.
 struct Worked {
-    launch: Launch,
     conditions: Vec<Condition>,
     gap: Option<Gap>,
 }
 
 /// Why mounts could not be judged.
 #[derive(Debug, thiserror::Error)]
-enum Cannot {
+pub(super) enum Cannot {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error("expected tree: {0}")]
@@ -58,12 +57,31 @@ impl Cannot {
     }
 }
 
+/// Fixes what the runtime was given for this task, once: whoever can write its records explains nothing later.
+pub(super) async fn fix_launch(
+    memory: &mut Memory,
+    identity: &Arc<Identity>,
+    workers: &Workers,
+) -> Result<(), Cannot> {
+    let Some(root) = identity.root else {
+        return Ok(());
+    };
+    if memory.launch(root).is_some() {
+        return Ok(());
+    }
+    let (id, subject) = (memory.key().id.clone(), subject(memory));
+    let identity = Arc::clone(identity);
+    let read = move |_: &Progress| Launch::of(&identity.spec, &id, root);
+    memory.on_launch(Arc::new(workers.run(&subject, PATIENCE, read).await??));
+    Ok(())
+}
+
 /// Judges the mounts. What hides what is known from the expected tree, so without one nothing is: the finding
 /// about the files says why.
 pub(super) async fn check(
     memory: &mut Memory,
-    identity: &Arc<Identity>,
-    workers: &Workers,
+    identity: &Identity,
+    (launch, workers): (Result<(), Cannot>, &Workers),
     verdicts: &mut Verdicts,
 ) -> Result<(), LookError> {
     let started = Instant::now();
@@ -75,27 +93,18 @@ pub(super) async fn check(
         verdicts.depends_on_another(&[Check::Mounts], "root-moved");
         return Ok(());
     }
-    let launch = memory.launch.take().filter(|launch| launch.root == root);
-    let id = memory.key().id.clone();
-    let workload = memory.about("").workload;
-    let identity = Arc::clone(identity);
-    let work = move |_: &Progress| {
-        work(
-            &identity,
-            (&id, root),
-            launch,
-            &expectation,
-            workload.as_str(),
-        )
-    };
-    let key = memory.key();
-    let subject = format!("mounts of {}/{}", key.namespace, key.id);
-    let worked = workers.run(&subject, PATIENCE, work).await;
-    match worked.unwrap_or_else(|error| Err(error.into())) {
-        Ok(worked) => {
-            report(worked.conditions, worked.gap, verdicts);
-            memory.launch = Some(worked.launch);
+    let worked = match (launch, memory.launch(root)) {
+        (Ok(()), Some(launch)) => {
+            let workload = memory.about("").workload;
+            let work = move |_: &Progress| work(&launch, &expectation, workload.as_str());
+            let worked = workers.run(&subject(memory), PATIENCE, work).await;
+            worked.unwrap_or_else(|error| Err(error.into()))
         }
+        (Ok(()), None) => Err(KernelError::Gone.into()),
+        (Err(cannot), _) => Err(cannot),
+    };
+    match worked {
+        Ok(worked) => report(worked.conditions, worked.gap, verdicts),
         Err(Cannot::Kernel(KernelError::Gone)) => return Err(LookError::Gone),
         Err(cannot) => verdicts.not_done(
             Check::Mounts,
@@ -108,6 +117,11 @@ pub(super) async fn check(
     Ok(())
 }
 
+fn subject(memory: &Memory) -> String {
+    let key = memory.key();
+    format!("mounts of {}/{}", key.namespace, key.id)
+}
+
 /// Whether its first process stands on another mount than that of the image: then its table says nothing about
 /// the image, and the finding of the identity says so.
 fn has_lost_its_root(memory: &Memory) -> bool {
@@ -118,22 +132,11 @@ fn has_lost_its_root(memory: &Memory) -> bool {
     identified.is_some_and(|identified| identified.conditions.iter().any(is_lost))
 }
 
-fn work(
-    identity: &Identity,
-    (id, root): (&str, RootWitness),
-    launch: Option<Launch>,
-    expectation: &Expectation,
-    workload: &str,
-) -> Result<Worked, Cannot> {
-    let launch = match launch {
-        Some(launch) => launch,
-        None => Launch::of(&identity.spec, id, root)?,
-    };
+fn work(launch: &Launch, expectation: &Expectation, workload: &str) -> Result<Worked, Cannot> {
     let shown = launch.look()?;
     let tree = expectation.tree();
     let conditions = mounts::conditions(tree, &launch.declared, &shown.views, workload)?;
     Ok(Worked {
-        launch,
         conditions,
         gap: shown.gap,
     })

@@ -189,6 +189,7 @@ async fn record<R: Runtime>(
 ) -> Result<(), LedgerError> {
     if let Some(identity) = memory.to_remember() {
         ledger.remember(looked.about.clone(), identity).await?;
+        memory.remembered();
     }
     let at = looked.status.observed_at;
     let findings = ledger.record_look(looked.about, looked.look, at).await?;

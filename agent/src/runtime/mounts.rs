@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use holdfast_core::mounts::{Declared, View};
 use rustix::fs::{AtFlags, StatxAttributes};
+use serde::{Deserialize, Serialize};
 
 use super::bundle;
 use super::cgroup::{self, MAX_PROCESSES};
@@ -41,8 +42,8 @@ const MAX_NAMESPACES: usize = 64;
 const MAX_ASKED: usize = 16;
 
 /// What is fixed when a container's task is first seen: what is written later into the runtime's records
-/// explains nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// explains nothing, also after a restart of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The task's root.
     pub root: RootWitness,

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use super::table::{Device, MountEntry};
 use crate::layer::{MergedTree, Resolved, TreeError};
 
 /// What a container's spec says about mounts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declared {
     /// Mounts.
     pub mounts: Vec<DeclaredMount>,
@@ -26,7 +28,7 @@ pub struct Declared {
 }
 
 /// One mount that the runtime was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclaredMount {
     /// Where, as written.
     pub destination: Vec<u8>,
@@ -39,7 +41,7 @@ pub struct DeclaredMount {
 }
 
 /// Who asked for a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// containerd's record, so whoever made the container.
     Record,
