@@ -45,7 +45,7 @@ pub struct Lower<'a> {
     pub stopped: Stopped,
 }
 
-/// A file that was hashed: which inode it was.
+/// A file that was hashed and is as expected: which inode it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hashed {
     /// Where, relative to the layer's root.
@@ -417,9 +417,6 @@ impl Visit<'_> {
         pinned: &Pinned,
     ) -> Result<(), Unread> {
         let (observed, stat) = self.observe(pinned)?;
-        if self.portion != Portion::Unbounded && pinned.file_type() == FileType::RegularFile {
-            self.hashed.push(Hashed::of(path, &stat));
-        }
         let actual = &observed.entry;
         if let Some(change) = self.planted(path, expected, &observed) {
             self.push(change);
@@ -429,6 +426,11 @@ impl Visit<'_> {
             let mut change = judge_in_layer(path, ChangeKind::Metadata, expected, Some(actual));
             change.note = Some(note);
             self.push(change);
+        } else if self.portion != Portion::Unbounded && pinned.file_type() == FileType::RegularFile
+        {
+            // A file put in the place of another is a change of the layer, and a container that still has
+            // the old one open or cached would see that: it is no other layer.
+            self.hashed.push(Hashed::of(path, &stat));
         }
         Ok(())
     }
