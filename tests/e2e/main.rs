@@ -27,6 +27,7 @@ mod mounts;
 mod read;
 mod registry;
 mod scene;
+mod scrub;
 mod signatures;
 mod skeletons;
 mod unpack;

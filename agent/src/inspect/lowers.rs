@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use super::content::{unread, worst};
 use super::listing::Listing;
 use super::memory::layer_keys;
-use super::stands::Stands;
+use super::stands::{Stands, Unlike};
 use super::verdicts::Verdicts;
 use crate::files::history::History;
 use crate::files::layers::{Compared, LayerKey, LayerResults};
@@ -241,7 +241,16 @@ impl Lowers {
         let workload = workload.as_str();
         // One look can say so already: its own witness is newer.
         if !verdicts.has(Check::Identity, Kind::SnapshotMismatch) {
-            verdicts.also(Check::Identity, self.stands.mismatch(container));
+            match self.stands.unlike(container) {
+                None => {}
+                Some(Unlike::Mismatch(condition)) => {
+                    verdicts.also(Check::Identity, Some(*condition));
+                }
+                Some(Unlike::NotAsked(error)) => {
+                    let (reason, message) = (error.reason(), error.to_string());
+                    verdicts.not_done(Check::Identity, Severity::Info, reason, message);
+                }
+            }
         }
         let keys = layer_keys(identity);
         let Some(results) = self.results.of(&keys) else {

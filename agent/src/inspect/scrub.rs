@@ -48,6 +48,9 @@ use crate::worker::{WorkError, Workers};
 /// How often progress is made durable; a restart loses at most this much of it.
 const SAVED_EVERY: Duration = Duration::from_mins(1);
 
+/// The gauges are brought up to date at least this often, also in a long pause.
+const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+
 /// How a scrub is to be made.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -146,7 +149,8 @@ impl Scrub {
     async fn work(&mut self, due: &mut mpsc::Receiver<LayerKey>) -> Result<(), JoinError> {
         loop {
             let rest = self.start_parts().await;
-            let (began, wait) = (Instant::now(), rest.map_or(Duration::MAX, |(_, wait)| wait));
+            let wait = rest.map_or(PUBLISHED_EVERY, |(_, wait)| wait.min(PUBLISHED_EVERY));
+            let began = Instant::now();
             let event = tokio::select! {
                 biased;
                 Some(done) = self.parts.join_next() => Event::Part(Box::new(done?)),
@@ -156,7 +160,7 @@ impl Scrub {
                 },
                 () = tokio::time::sleep(wait), if rest.is_some() => Event::Rested,
             };
-            if let Some((why, wait)) = rest {
+            if let Some((why, _)) = rest {
                 self.metrics.scrub_paused(why, wait.min(began.elapsed()));
             }
             match event {
@@ -233,7 +237,7 @@ impl Scrub {
             due,
             right,
             compared: compared.or(right),
-            mismatched: BTreeSet::new(),
+            unlike: BTreeSet::new(),
             told: 0,
             took: Duration::ZERO,
         });
@@ -280,10 +284,10 @@ impl Scrub {
         if work.speed == Speed::Budgeted {
             self.rest.owe(answer.wait);
         }
-        for (container, condition) in answer.mismatches {
+        for (container, unlike) in answer.unlike {
             let stands = &self.lowers.stands;
-            stands.differs(&container, &work.layer, condition);
-            work.mismatched.insert(container);
+            stands.differs(&container, &work.layer, unlike);
+            work.unlike.insert(container);
         }
         match answer.found {
             Found::Part(Part::More(so_far)) => {
@@ -323,7 +327,7 @@ impl Scrub {
             expected,
             begun,
             due,
-            mismatched,
+            unlike,
             ..
         } = work;
         let history = &self.lowers.history;
@@ -336,7 +340,7 @@ impl Scrub {
             history.begin(&layer);
             false
         };
-        self.lowers.stands.end_pass(&layer, &mismatched);
+        self.lowers.stands.end_pass(&layer, &unlike);
         self.lowers.keep(&layer, &expected, begun, outcome);
         self.metrics.check_took(Check::Layers, work.took);
         self.book.finish(&layer);

@@ -25,8 +25,17 @@ pub(super) struct Stand {
     layers: Vec<LayerKey>,
     /// Gone with the container's memory.
     expectation: Weak<Expectation>,
-    /// What the scrubs of its layers have seen that is not what it sees.
-    mismatches: BTreeMap<LayerKey, Condition>,
+    /// What the scrubs of its layers have to say, where that is not "the same files".
+    unlike: BTreeMap<LayerKey, Unlike>,
+}
+
+/// Why a container does not see, or may not see, the files of a layer that were hashed.
+#[derive(Clone, Debug)]
+pub(super) enum Unlike {
+    /// It sees another one.
+    Mismatch(Box<Condition>),
+    /// It could not be asked.
+    NotAsked(KernelError),
 }
 
 /// All of them.
@@ -46,7 +55,7 @@ impl Stands {
             uppers: identity.uppers(),
             layers: layer_keys(identity).into_iter().rev().collect(),
             expectation: Arc::downgrade(expectation),
-            mismatches: BTreeMap::new(),
+            unlike: BTreeMap::new(),
         };
         let mut stands = self.lock();
         stands.retain(|_, stand| stand.expectation.strong_count() > 0);
@@ -76,24 +85,34 @@ impl Stands {
             .collect()
     }
 
-    /// What the scrubs have seen of a container's layers that is not what it sees.
-    pub(super) fn mismatch(&self, container: &ContainerKey) -> Option<Condition> {
+    /// What the scrubs of a container's layers have to say about it; a mismatch first.
+    pub(super) fn unlike(&self, container: &ContainerKey) -> Option<Unlike> {
         let stands = self.lock();
-        stands.get(container)?.mismatches.values().next().cloned()
+        let mut all = stands.get(container)?.unlike.values();
+        let is_mismatch = |unlike: &&Unlike| matches!(unlike, Unlike::Mismatch(_));
+        all.clone()
+            .find(is_mismatch)
+            .or_else(|| all.next())
+            .cloned()
     }
 
-    /// A file of a layer is not what the container sees.
-    pub(super) fn differs(&self, container: &ContainerKey, layer: &LayerKey, condition: Condition) {
-        if let Some(stand) = self.lock().get_mut(container) {
-            stand.mismatches.entry(layer.clone()).or_insert(condition);
+    /// A file of a layer is not what the container sees, or that could not be asked. The first stays, unless
+    /// a mismatch comes after it.
+    pub(super) fn differs(&self, container: &ContainerKey, layer: &LayerKey, unlike: Unlike) {
+        let mut stands = self.lock();
+        let Some(stand) = stands.get_mut(container) else {
+            return;
+        };
+        if matches!(stand.unlike.get(layer), None | Some(Unlike::NotAsked(_))) {
+            stand.unlike.insert(layer.clone(), unlike);
         }
     }
 
-    /// A pass over a layer has ended; of all containers only these have seen something else.
+    /// A pass over a layer has ended; of all containers only about these there was something to say.
     pub(super) fn end_pass(&self, layer: &LayerKey, but: &BTreeSet<ContainerKey>) {
         for (container, stand) in &mut *self.lock() {
             if !but.contains(container) {
-                stand.mismatches.remove(layer);
+                stand.unlike.remove(layer);
             }
         }
     }
@@ -119,36 +138,125 @@ impl Stand {
         self.layers.iter().position(|own| own == layer)
     }
 
-    /// Whether the container sees, at each path that this layer shows it, the file that was hashed.
-    pub(super) fn bind(
-        &self,
-        layer: &LayerKey,
-        hashed: &[Hashed],
-    ) -> Result<Option<Condition>, KernelError> {
-        let (Some(expectation), Some(index)) = (self.expectation(), self.index(layer)) else {
-            return Ok(None);
-        };
+    /// Whether the container sees, at each path that this layer shows it, the file that was hashed. One that
+    /// has ended sees nothing.
+    pub(super) fn bind(&self, layer: &LayerKey, hashed: &[Hashed]) -> Option<Unlike> {
+        let (expectation, index) = (self.expectation()?, self.index(layer)?);
         // Where the kernel does not show a root, the container's own looks say so.
-        let Some(root) = self.root else {
-            return Ok(None);
-        };
+        let root = self.root?;
         let file = |hashed: &Hashed| FileId::new(hashed.inode, hashed.born);
         let files: Vec<(&[u8], FileId)> = hashed
             .iter()
             .map(|hashed| (hashed.path.as_slice(), file(hashed)))
             .collect();
-        let bindings = kernel::bind_hashed(root, &self.uppers, &files)?;
+        let bindings = match kernel::bind_hashed(root, &self.uppers, &files) {
+            Ok(bindings) => bindings,
+            Err(KernelError::Gone) => return None,
+            Err(error) => return Some(Unlike::NotAsked(error)),
+        };
         // Asked only where it matters: what a higher layer shows instead says nothing.
         let is_shown = |path: &[u8]| matches!(expectation.tree().lookup(path), Ok(Some((at, _))) if at == index);
-        let differing = hashed.iter().zip(bindings).find(|(hashed, binding)| {
-            matches!(binding, Binding::Differs | Binding::Missing) && is_shown(&hashed.path)
-        });
-        Ok(differing.and_then(|(hashed, binding)| {
+        let mut not_asked = None;
+        for (hashed, binding) in hashed.iter().zip(bindings) {
+            let binding = match binding {
+                Ok(Binding::Same | Binding::Hidden | Binding::AbsentBelow) => continue,
+                Ok(binding) => binding,
+                Err(error) => {
+                    not_asked.get_or_insert(error);
+                    continue;
+                }
+            };
             let witness = WitnessFile {
                 path: hashed.path.clone(),
                 lower: layer.lower.clone(),
             };
-            bound(&[witness], &[binding])
-        }))
+            if is_shown(&hashed.path)
+                && let Some(mismatch) = bound(&[witness], &[binding])
+            {
+                return Some(Unlike::Mismatch(Box::new(mismatch)));
+            }
+        }
+        not_asked.map(Unlike::NotAsked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_core::digest::{ChainId, Digest};
+
+    use super::*;
+
+    fn container() -> ContainerKey {
+        ContainerKey {
+            namespace: "default".to_owned(),
+            id: "one".to_owned(),
+        }
+    }
+
+    fn layer(name: &str) -> LayerKey {
+        LayerKey {
+            chain_id: ChainId(Digest::of(name.as_bytes())),
+            lower: name.into(),
+        }
+    }
+
+    /// A container that is watched no more.
+    fn stands() -> Stands {
+        let stand = Stand {
+            root: None,
+            uppers: Vec::new(),
+            layers: vec![layer("upper"), layer("lower")],
+            expectation: Weak::new(),
+            unlike: BTreeMap::new(),
+        };
+        Stands(Mutex::new([(container(), stand)].into()))
+    }
+
+    fn mismatch() -> Unlike {
+        let witness = WitnessFile {
+            path: b"bin/sh".to_vec(),
+            lower: "lower".into(),
+        };
+        Unlike::Mismatch(Box::new(bound(&[witness], &[Binding::Differs]).unwrap()))
+    }
+
+    fn said(stands: &Stands) -> &'static str {
+        match stands.unlike(&container()) {
+            None => "nothing",
+            Some(Unlike::Mismatch(_)) => "mismatch",
+            Some(Unlike::NotAsked(error)) => error.reason(),
+        }
+    }
+
+    #[test]
+    fn a_mismatch_outweighs_what_could_not_be_asked_until_a_pass_without_it_has_ended() {
+        let (stands, both) = (stands(), [container()].into());
+        let not_asked = || Unlike::NotAsked(KernelError::RootMoved);
+        assert_eq!(said(&stands), "nothing");
+        stands.differs(&container(), &layer("lower"), not_asked());
+        assert_eq!(said(&stands), "root-moved");
+        stands.differs(&container(), &layer("lower"), mismatch());
+        stands.differs(&container(), &layer("lower"), not_asked());
+        stands.differs(&container(), &layer("upper"), not_asked());
+        assert_eq!(said(&stands), "mismatch");
+
+        stands.end_pass(&layer("lower"), &both);
+        assert_eq!(said(&stands), "mismatch");
+        stands.end_pass(&layer("lower"), &BTreeSet::new());
+        assert_eq!(said(&stands), "root-moved");
+        stands.end_pass(&layer("upper"), &BTreeSet::new());
+        assert_eq!(said(&stands), "nothing");
+    }
+
+    #[test]
+    fn nobody_stands_on_the_layers_of_a_container_that_is_watched_no_more() {
+        let stands = stands();
+        assert!(!stands.are_on(&layer("lower")));
+        let on: Vec<_> = stands.on(&layer("lower"));
+        assert!(
+            on.iter()
+                .all(|(_, stand)| stand.bind(&layer("lower"), &[]).is_none())
+        );
+        assert!(stands.on(&layer("another")).is_empty());
     }
 }

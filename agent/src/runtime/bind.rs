@@ -56,17 +56,18 @@ pub fn bind_lowers(
         .collect()
 }
 
-/// Compares files of layers, as they were when they were hashed, with what the process of `root` sees.
+/// Compares files of layers, as they were when they were hashed, with what the process of `root` sees. One
+/// that cannot be asked for says nothing about the others.
 pub fn bind_hashed(
     root: RootWitness,
     uppers: &[PathBuf],
     files: &[(&[u8], FileId)],
-) -> Result<Vec<Binding>, KernelError> {
+) -> Result<Vec<Result<Binding, KernelError>>, KernelError> {
     let container = pinned_root(root)?;
-    files
-        .iter()
+    let files = files.iter();
+    Ok(files
         .map(|(path, file)| seen(container.as_fd(), uppers, path, *file))
-        .collect()
+        .collect())
 }
 
 /// The root of a process, which must be the one that it had.

@@ -2,13 +2,19 @@
 //! it is taken up again.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::Command;
 
 use holdfast_agent::files::lower::{Lower, Part, SoFar, compare, compare_part, look_first};
 use holdfast_agent::files::reading::Source;
 use holdfast_agent::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome};
 use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::overlay::XattrPrefix;
+use holdfast_daemon::capped;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -230,6 +236,89 @@ fn around_the_page_cache_the_same_is_found() {
     let outcome = compare(lower, &mut observer, pass(&|| false)).unwrap();
     assert_eq!(shown(&outcome), ["critical modified program /evil"]);
     assert_eq!(observer.reading.not_direct, 0);
+}
+
+/// A file system on a disk that a test can write to behind its back.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn with(name: &str, content: &[u8]) -> Self {
+        let folder = layer_on_disk();
+        let disk = Self { folder };
+        let image = fs::File::create(disk.image()).unwrap();
+        image.set_len(16 << 20).unwrap();
+        fs::create_dir(disk.root()).unwrap();
+        let (image, root) = (disk.image(), disk.root());
+        command("mkfs.ext4", &["-q".as_ref(), image.as_ref()]);
+        command(
+            "mount",
+            &[
+                "-o".as_ref(),
+                "loop".as_ref(),
+                image.as_ref(),
+                root.as_ref(),
+            ],
+        );
+        let mut file = fs::File::create(disk.root().join(name)).unwrap();
+        file.write_all(content).unwrap();
+        file.sync_all().unwrap();
+        disk
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    /// Puts other bytes where the disk holds these; what is in memory stays as it is.
+    fn overwrite(&self, content: &[u8], other: &[u8]) {
+        let bytes = capped::read_file(&self.image(), 16 << 20).unwrap();
+        let mut places = bytes.windows(content.len());
+        let at = places.position(|bytes| bytes == content).unwrap();
+        let disk = fs::File::options().write(true).open(self.image()).unwrap();
+        disk.write_all_at(other, at.try_into().unwrap()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(self.root(), UnmountFlags::DETACH).unwrap();
+    }
+}
+
+fn command(program: &str, arguments: &[&OsStr]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}");
+}
+
+#[test]
+fn what_only_the_disk_holds_is_seen_around_the_page_cache_alone() {
+    const DUE: &[u8] = b"\x7fELF genuine program on a disk of its own";
+    const OTHER: &[u8] = b"\x7fELF evil program, there on the disk too!";
+    let layer = Layer::new(&[file("service", DUE, 0o644)]);
+    let disk = Disk::with("service", DUE);
+    let found = |source: Source| {
+        let root = Root::open(&disk.root()).unwrap();
+        let mut observer = Observer::default();
+        observer.reading.source = source;
+        let first = vec![b"service".to_vec()];
+        let lower = lower(&layer, &root, Stopped::InOrder);
+        let (so_far, _) = look_first(lower, &mut observer, pass(&|| false), first).unwrap();
+        assert_eq!(observer.reading.not_direct, 0);
+        shown(&so_far.outcome)
+    };
+    assert_eq!(found(Source::CacheGivenBack), [""; 0]);
+    assert_eq!(found(Source::Disk), [""; 0]);
+
+    disk.overwrite(DUE, OTHER);
+
+    assert_eq!(found(Source::CacheGivenBack), [""; 0]);
+    assert_eq!(found(Source::Disk), ["critical modified program /service"]);
 }
 
 /// A folder on a disk; a tmpfs reads directly too, or not at all.

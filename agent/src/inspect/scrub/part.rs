@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::container::ContainerKey;
-use holdfast_core::finding::Condition;
 use jiff::Timestamp;
 
 use super::mapped;
@@ -18,6 +17,7 @@ use crate::files::newest::newest;
 use crate::files::reading::Source;
 use crate::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root};
 use crate::inspect::lowers::{Expected, Lowers};
+use crate::inspect::stands::Unlike;
 use crate::worker::Progress;
 
 /// Files that were changed last and are looked at first.
@@ -45,8 +45,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) found: Found,
-    /// Containers that see another file than the one that was hashed.
-    pub(super) mismatches: Vec<(ContainerKey, Condition)>,
+    /// Containers that see another file than the one that was hashed, or could not be asked.
+    pub(super) unlike: Vec<(ContainerKey, Unlike)>,
     /// Files that could not be read around the page cache.
     pub(super) not_direct: u64,
     /// How long nothing more may be read.
@@ -75,13 +75,13 @@ impl Job {
         let compared = Root::open(&layer.lower)
             .map_err(|error| error.to_string())
             .and_then(|root| self.compare(&root, &mut observer, so_far, &meter));
-        let (found, mismatches) = match compared {
+        let (found, unlike) = match compared {
             Ok((part, hashed)) => (Found::Part(part), self.bind(&hashed, &meter)),
             Err(message) => (Found::Error(message), Vec::new()),
         };
         Answer {
             found,
-            mismatches,
+            unlike,
             not_direct: observer.reading.not_direct,
             wait: meter.pay(),
             took: meter.worked(),
@@ -143,17 +143,16 @@ impl Job {
         executed
     }
 
-    /// A container that has ended sees nothing, and one that cannot be asked is said by its own looks.
-    fn bind(&self, hashed: &[Hashed], meter: &Meter<'_>) -> Vec<(ContainerKey, Condition)> {
-        let mut mismatches = Vec::new();
+    fn bind(&self, hashed: &[Hashed], meter: &Meter<'_>) -> Vec<(ContainerKey, Unlike)> {
+        let mut all = Vec::new();
         for (container, stand) in self.lowers.stands.on(&self.layer) {
             if meter.is_over() {
                 break;
             }
-            if let Ok(Some(condition)) = stand.bind(&self.layer, hashed) {
-                mismatches.push((container, condition));
+            if let Some(unlike) = stand.bind(&self.layer, hashed) {
+                all.push((container, unlike));
             }
         }
-        mismatches
+        all
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct Work {
     pub(super) right: Option<Timestamp>,
     /// When it was compared, right or not.
     pub(super) compared: Option<Timestamp>,
-    /// Containers that see something else than what was hashed.
-    pub(super) mismatched: BTreeSet<ContainerKey>,
+    /// Containers that see something else than what was hashed, or could not be asked.
+    pub(super) unlike: BTreeSet<ContainerKey>,
     /// How much of what it found was told.
     pub(super) told: u64,
     /// How long it was worked at.
@@ -56,16 +56,16 @@ pub(super) struct Work {
 impl Work {
     /// Whether nothing was found yet.
     pub(super) fn is_clean(&self) -> bool {
-        self.so_far.is_clean() && self.mismatched.is_empty()
+        self.so_far.is_clean() && self.unlike.is_empty()
     }
 
     /// How much was found yet.
     pub(super) fn found(&self) -> u64 {
         let outcome = &self.so_far.outcome;
-        let mismatched = u64::try_from(self.mismatched.len()).unwrap_or(u64::MAX);
+        let unlike = u64::try_from(self.unlike.len()).unwrap_or(u64::MAX);
         let changes = outcome.changes.total();
         let all = changes.saturating_add(outcome.corrupt.total());
-        all.saturating_add(mismatched)
+        all.saturating_add(unlike)
     }
 }
 
