@@ -228,7 +228,7 @@ async fn a_container_is_listed_heard_of_and_identified() {
         .map(|layer| layer.lower.clone())
         .collect();
     assert_eq!(lowers, lower_first(&container));
-    assert_eq!(identity.upper, container.upper());
+    assert_eq!(identity.upper, Some(container.upper()));
     let blobs: Vec<_> = identity
         .layers
         .iter()

@@ -24,6 +24,7 @@ mod layers;
 mod life;
 mod monitoring;
 mod mounts;
+mod native;
 mod read;
 mod registry;
 mod scene;

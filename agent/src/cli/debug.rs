@@ -9,13 +9,13 @@ use std::thread;
 
 use clap::Subcommand;
 use holdfast_core::digest::{ChainId, DiffId, Digest};
-use holdfast_core::layer::{FileTable, Limits, MergedTree};
+use holdfast_core::layer::{FileTable, Limits, MergedTree, Snapshotter};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Exit, complain};
 use crate::files::tables::{Asking, Layer, Tables};
-use crate::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan};
+use crate::files::{Extent, MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Debug {
@@ -132,12 +132,14 @@ fn scan_upper(lower: &Path, layer: &NamedLayer, upper: &Path) -> io::Result<()> 
         is_over: &|| false,
     };
     let tables = Tables::new(state.path(), None)?;
-    let tree = MergedTree::new(tables.stack(&layers, asking).map_err(io::Error::other)?);
+    let trees = tables.stack(Snapshotter::Overlayfs, &layers, asking);
+    let tree = MergedTree::new(trees.map_err(io::Error::other)?);
     let root = |path: &Path| Root::open(path).map_err(io::Error::other);
     let (upper, lowers) = (root(upper)?, [root(lower)?]);
     let stubs = Stubs::default();
     let upper = Upper {
         root: &upper,
+        extent: Extent::Changes,
         tree: &tree,
         lowers: &lowers,
         stubs: &stubs,

@@ -4,11 +4,11 @@
 use holdfast_core::drift::Class;
 use holdfast_core::drift::class::{classify, classify_unseen};
 use holdfast_core::layer::{Entry, MergedTree, Node, Resolved, TreeError};
-use holdfast_core::overlay::{Meaning, meaning};
+use holdfast_core::overlay::Meaning;
 use rustix::fs::FileType;
 
 use super::observe::{Depth, Observed};
-use super::upper::Upper;
+use super::upper::{Extent, Upper};
 use super::{Observer, Pass};
 
 /// Symbolic links followed in one path, as in Linux.
@@ -61,7 +61,8 @@ pub(super) fn class_after(
 ) -> Result<Option<Class>, TreeError> {
     let mut ahead = Vec::new();
     push_components(&mut ahead, path);
-    let mut at = vec![Level::ROOT];
+    let root = Level::root(upper.extent);
+    let mut at = vec![Level::root(upper.extent)];
     let (mut links, mut steps) = (0, 0);
     while let Some(component) = ahead.pop() {
         steps += 1;
@@ -74,7 +75,6 @@ pub(super) fn class_after(
             }
             continue;
         }
-        let root = Level::ROOT;
         let level = at.last().unwrap_or(&root);
         let next = level.join(&component);
         match look(upper, observer, pass, level, &next)? {
@@ -111,11 +111,13 @@ struct Level {
 }
 
 impl Level {
-    const ROOT: Self = Self {
-        path: Vec::new(),
-        is_in_upper: true,
-        is_in_image: true,
-    };
+    fn root(extent: Extent) -> Self {
+        Self {
+            path: Vec::new(),
+            is_in_upper: true,
+            is_in_image: extent == Extent::Changes,
+        }
+    }
 
     fn join(&self, name: &[u8]) -> Vec<u8> {
         if self.path.is_empty() {
@@ -171,12 +173,8 @@ fn look(
 }
 
 fn seen_in_upper(upper: &Upper<'_>, level: &Level, path: &[u8], observed: Observed) -> Seen {
-    let Observed {
-        entry,
-        overlay_xattrs,
-    } = observed;
-    let meaning = meaning(&entry.node, &overlay_xattrs, upper.prefix);
-    match entry.node {
+    let meaning = upper.meaning(&observed);
+    match observed.entry.node {
         _ if meaning == Meaning::Whiteout => Seen::Nothing,
         Node::Directory { .. } => Seen::Directory(Level {
             path: path.to_vec(),
@@ -184,7 +182,7 @@ fn seen_in_upper(upper: &Upper<'_>, level: &Level, path: &[u8], observed: Observ
             is_in_image: level.is_in_image && meaning != Meaning::Opaque,
         }),
         Node::Symlink { target } => Seen::Link(target),
-        _ => Seen::Other(entry),
+        _ => Seen::Other(observed.entry),
     }
 }
 

@@ -15,7 +15,7 @@ use holdfast_core::drift::class::judge_in_layer;
 use holdfast_core::drift::compare::compare_in_layer;
 use holdfast_core::drift::corrupt::{Stopped, of_power_cut};
 use holdfast_core::drift::{Change, ChangeKind};
-use holdfast_core::layer::{Entry, ExpectedTree, Node};
+use holdfast_core::layer::{Entry, ExpectedTree, Node, Snapshotter};
 use holdfast_core::overlay::{Meaning, XattrPrefix, meaning, planted};
 use rustix::fs::{FileType, Statx, StatxFlags};
 
@@ -397,6 +397,10 @@ impl Visit<'_> {
         let (mut observed, stat) =
             self.observer
                 .observe(pinned, Depth::Whole, self.lower.prefix, self.pass.is_over)?;
+        // On `native` the kernel stacks nothing: a device is a device, and nothing is opaque.
+        if self.lower.tree.snapshotter() == Snapshotter::Native {
+            return Ok((observed, stat));
+        }
         let means = meaning(
             &observed.entry.node,
             &observed.overlay_xattrs,

@@ -44,7 +44,7 @@ use rustix::io::Errno;
 
 pub use observe::Observer;
 pub use open::{Root, RootError};
-pub use upper::{Upper, UpperScan};
+pub use upper::{Extent, Upper, UpperScan};
 
 /// Entries of one walk (DESIGN section 10).
 pub const MAX_ENTRIES: u64 = 10_000_000;

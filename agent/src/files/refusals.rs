@@ -75,6 +75,7 @@ mod tests {
     use std::io::{Seek as _, Write as _};
 
     use holdfast_core::digest::ChainId;
+    use holdfast_core::layer::Snapshotter;
 
     use super::*;
     use crate::files::tables::{Asking, Tables, Unavailable};
@@ -100,7 +101,7 @@ mod tests {
                 open_blob: &open,
                 is_over: &|| false,
             };
-            let found = tables.stack(std::slice::from_ref(&layer), asking);
+            let found = tables.stack(Snapshotter::Overlayfs, std::slice::from_ref(&layer), asking);
             assert!(matches!(found, Err(Unavailable::Refused(..))), "{found:?}");
             blob.stream_position().unwrap() > 0
         };

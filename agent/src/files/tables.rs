@@ -169,7 +169,7 @@ pub struct Tables {
     /// The running agent's folder, read only.
     shared: Option<PathBuf>,
     limits: Limits,
-    open: Mutex<HashMap<ChainId, Slot>>,
+    open: Mutex<HashMap<(Snapshotter, ChainId), Slot>>,
     refused: Refusals,
     proofs: Proofs,
 }
@@ -218,16 +218,17 @@ impl Tables {
         self
     }
 
-    /// The expected trees of a stack, given lowest layer first; returned topmost first, as overlays are
-    /// looked through.
+    /// The expected trees of a stack that `snapshotter` unpacked, given lowest layer first; returned topmost
+    /// first, as overlays are looked through.
     pub fn stack(
         &self,
+        snapshotter: Snapshotter,
         layers: &[Layer],
         asking: Asking<'_>,
     ) -> Result<Vec<Arc<ExpectedTree>>, Unavailable> {
         let mut parents: Vec<Arc<ExpectedTree>> = Vec::with_capacity(layers.len());
         for layer in layers {
-            let tree = self.tree(layer, &parents, asking)?;
+            let tree = self.tree((snapshotter, layer), &parents, asking)?;
             parents.insert(0, tree);
         }
         Ok(parents)
@@ -236,7 +237,7 @@ impl Tables {
     /// The expected tree of one snapshot, over `parents` (topmost first).
     fn tree(
         &self,
-        layer: &Layer,
+        (snapshotter, layer): (Snapshotter, &Layer),
         parents: &[Arc<ExpectedTree>],
         asking: Asking<'_>,
     ) -> Result<Arc<ExpectedTree>, Unavailable> {
@@ -245,27 +246,30 @@ impl Tables {
             if open.len() > FORGET_ABOVE {
                 open.retain(|_, slot| slot.try_lock().map_or(true, |tree| tree.strong_count() > 0));
             }
-            Arc::clone(open.entry(layer.chain_id).or_default())
+            Arc::clone(open.entry((snapshotter, layer.chain_id)).or_default())
         };
         let mut tree = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tree) = tree.upgrade() {
             return Ok(tree);
         }
-        let made = Arc::new(self.open_or_make(layer, parents, asking)?);
+        let made = Arc::new(self.open_or_make((snapshotter, layer), parents, asking)?);
         *tree = Arc::downgrade(&made);
         Ok(made)
     }
 
     fn open_or_make(
         &self,
-        layer: &Layer,
+        (snapshotter, layer): (Snapshotter, &Layer),
         parents: &[Arc<ExpectedTree>],
         asking: Asking<'_>,
     ) -> Result<ExpectedTree, Unavailable> {
-        let name = format!("trees/{}.tree", layer.chain_id.0.encoded());
+        let name = tree_name(snapshotter, layer.chain_id);
+        let is_due = |tree: &ExpectedTree| {
+            tree.diff_id() == layer.diff_id && tree.snapshotter() == snapshotter
+        };
         for folder in self.folders() {
             match open_tree(&folder.join(&name), layer.chain_id) {
-                Ok(Some(tree)) if tree.diff_id() == layer.diff_id => return Ok(tree),
+                Ok(Some(tree)) if is_due(&tree) => return Ok(tree),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(file = %name, %error, "Tree is damaged and made anew.");
@@ -273,7 +277,7 @@ impl Tables {
             }
         }
         let table = self.table(layer, parents, asking)?;
-        let placed = place(&table, Snapshotter::Overlayfs, parents)
+        let placed = place(&table, snapshotter, parents)
             .map_err(|error| Unavailable::Unplaceable(layer.diff_id, error))?;
         let path = self.own.join(&name);
         write_beside(&path, |out| placed.write(out).map_err(io::Error::other))
@@ -319,6 +323,15 @@ const FORGET_ABOVE: usize = 4096;
 
 /// A table file larger than this was not written by us: [`Limits`] bound what goes into one.
 const MAX_TABLE_BYTES: u64 = 4 << 30;
+
+/// The file of a tree. What two snapshotters make of one chain differs, so each has its own.
+fn tree_name(snapshotter: Snapshotter, chain_id: ChainId) -> String {
+    let suffix = match snapshotter {
+        Snapshotter::Overlayfs => "tree",
+        Snapshotter::Native => "native.tree",
+    };
+    format!("trees/{}.{suffix}", chain_id.0.encoded())
+}
 
 /// The tree in a file; `None` when there is no file.
 fn open_tree(path: &Path, chain_id: ChainId) -> Result<Option<ExpectedTree>, TreeError> {

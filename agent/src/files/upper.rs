@@ -1,6 +1,8 @@
 //! The scan of a container's upper directory: what it changed of its image. It walks the upper directory
 //! alone, so its cost grows with the drift and not with the image, and it reads what it finds there as the
-//! kernel's overlay does.
+//! kernel's overlay does. Where a snapshotter gives each container a whole root of its own, that is scanned
+//! as if all of it were opaque: nothing shows through, what the walk does not meet is gone, and nothing in it
+//! has a meaning to overlay.
 //!
 //! An entry whose state is as at the last scan costs one look-up in `known.rs`; all else is observed, compared
 //! with the expected tree and judged by content. What whiteouts, opaque directories and files in place of
@@ -28,11 +30,22 @@ use super::{
 /// Changes of one path that are remembered; a whiteout over a large directory is worked out each time.
 const MAX_REMEMBERED: usize = 16;
 
+/// How much of a container's root is in the directory that is scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What the container changed; the rest shows through from the layers.
+    Changes,
+    /// All of it.
+    Whole,
+}
+
 /// One container's upper directory and what it lies on.
 #[derive(Clone, Copy, Debug)]
 pub struct Upper<'a> {
     /// The upper directory.
     pub root: &'a Root,
+    /// How much of the container's root is in it.
+    pub extent: Extent,
     /// What the image shows.
     pub tree: &'a MergedTree,
     /// The unpacked layers, top layer first: only account files are read there, and believed by digest.
@@ -41,6 +54,19 @@ pub struct Upper<'a> {
     pub stubs: &'a Stubs,
     /// Which attributes the mount believes.
     pub prefix: XattrPrefix,
+}
+
+impl Upper<'_> {
+    /// What an entry of the directory means to overlay.
+    pub(super) fn meaning(&self, observed: &Observed) -> Meaning {
+        match self.extent {
+            Extent::Changes => {
+                let (node, xattrs) = (&observed.entry.node, &observed.overlay_xattrs);
+                meaning(node, xattrs, self.prefix)
+            }
+            Extent::Whole => Meaning::Ordinary,
+        }
+    }
 }
 
 /// The scans of one container, with what they remember. A new one for another tree or directory.
@@ -69,6 +95,10 @@ impl UpperScan {
     ) -> Result<ScanOutcome, ScanError> {
         self.known.begin(pass.now);
         observer.bytes_hashed = 0;
+        let hidden = match upper.extent {
+            Extent::Changes => None,
+            Extent::Whole => Some(Hidden::below(upper.tree, b"")?),
+        };
         let mut buffers = std::mem::take(&mut observer.walk);
         let mut visit = Visit {
             upper,
@@ -80,7 +110,7 @@ impl UpperScan {
                 ..ScanOutcome::default()
             },
             origins: &mut self.origins,
-            hidden: None,
+            hidden,
             is_given_up: false,
         };
         visit.root();
@@ -203,7 +233,7 @@ impl Visit<'_> {
             return;
         };
         if let Ok((observed, _)) = self.observe(&pinned, Depth::Whole)
-            && self.meaning(&observed) == Meaning::Redirected
+            && self.upper.meaning(&observed) == Meaning::Redirected
         {
             let actual = Some(&observed.entry);
             if let Some(change) = judge(b"", ChangeKind::Redirected, None, actual, &[]) {
@@ -308,7 +338,7 @@ impl Visit<'_> {
             return Err(Unread::Postponed.into());
         }
         let (observed, stat) = self.observe(pinned, Depth::Whole)?;
-        let meaning = self.meaning(&observed);
+        let meaning = self.upper.meaning(&observed);
         let mut found = Found::of(meaning);
         let actual = &observed.entry;
         match meaning {
@@ -340,11 +370,6 @@ impl Visit<'_> {
             .observe(pinned, depth, self.upper.prefix, self.pass.is_over)
     }
 
-    fn meaning(&self, observed: &Observed) -> Meaning {
-        let (node, xattrs) = (&observed.entry.node, &observed.overlay_xattrs);
-        meaning(node, xattrs, self.upper.prefix)
-    }
-
     /// Whether a file in a volatile place is one that can do nothing, by its first bytes: then its content is
     /// not hashed, however long the log and however fast it grows.
     fn is_harmless(
@@ -363,7 +388,7 @@ impl Visit<'_> {
         }
         let (observed, stat) = self.observe(pinned, Depth::Head)?;
         let actual = Some(&observed.entry);
-        let is_harmless = self.meaning(&observed) == Meaning::Ordinary
+        let is_harmless = self.upper.meaning(&observed) == Meaning::Ordinary
             && judge(at.path, ChangeKind::Added, None, actual, &[]).is_none();
         Ok(is_harmless.then_some(stat))
     }

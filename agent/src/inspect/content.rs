@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_core::display;
 use holdfast_core::drift::group;
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
-use holdfast_core::layer::{FileTable, MergedTree, TreeError};
+use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, Snapshotter, TreeError};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
 use holdfast_registry::Blob;
 use tokio::time::Instant;
@@ -24,8 +24,8 @@ use crate::files::fetch::Remote;
 use crate::files::fetches::{FetchProgress, Fetches};
 use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
-    Keeps, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified, Upper,
-    UpperScan,
+    Extent, Keeps, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified,
+    Upper, UpperScan,
 };
 use crate::runtime::Roots;
 use crate::runtime::identify::{ExtraKind, Identity};
@@ -62,6 +62,8 @@ pub struct Content {
 pub(super) struct Expectation {
     /// The image as the container should see it.
     tree: MergedTree,
+    /// What each unpacked layer must hold; kept as long as somebody stands on it.
+    layers: Vec<Arc<ExpectedTree>>,
     /// What the runtime makes for its mounts.
     stubs: Stubs,
     witnesses: Witnesses,
@@ -73,6 +75,12 @@ impl Expectation {
     /// The image as the container should see it.
     pub(super) const fn tree(&self) -> &MergedTree {
         &self.tree
+    }
+
+    /// Whether the container sees the layers' own files; on `native` it has copies.
+    pub(super) fn is_of_its_layers(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.all(|layer| layer.snapshotter() == Snapshotter::Overlayfs)
     }
 }
 
@@ -329,7 +337,7 @@ impl Content {
             open_blob: &open_blob,
             is_over,
         };
-        let stack = self.tables.stack(&layers, asking);
+        let stack = self.tables.stack(identity.snapshotter, &layers, asking);
         let trees = stack.map_err(|error| self.cannot(error, identity))?;
         let bases: Vec<Basis> = layers
             .iter()
@@ -345,10 +353,12 @@ impl Content {
                 ExtraKind::Init | ExtraKind::Other => None,
             });
         let (uid, gid) = shift.unwrap_or_default();
-        let tree = MergedTree::new(trees).with_owners_shifted(uid, gid);
+        let tree = MergedTree::new(seen(identity, &trees));
+        let tree = tree.with_owners_shifted(uid, gid)?;
         let stubs = stubs(identity, launch, &tree)?;
         Ok(Expectation {
             tree,
+            layers: trees,
             stubs,
             witnesses,
             basis: worst(bases),
@@ -418,6 +428,7 @@ fn scan_uppers(
         let root = open(directory)?;
         let upper = Upper {
             root: &root,
+            extent: extent(identity),
             tree: &expectation.tree,
             lowers: &lowers,
             stubs: &expectation.stubs,
@@ -432,6 +443,23 @@ fn scan_uppers(
         });
     }
     Ok(all.unwrap_or_default())
+}
+
+/// The trees that make up what the container sees, of those of all its layers (topmost first): on `native` the
+/// topmost has everything.
+fn seen(identity: &Identity, trees: &[Arc<ExpectedTree>]) -> Vec<Arc<ExpectedTree>> {
+    let seen = match identity.snapshotter {
+        Snapshotter::Overlayfs => trees,
+        Snapshotter::Native => trees.get(..1).unwrap_or_default(),
+    };
+    seen.to_vec()
+}
+
+const fn extent(identity: &Identity) -> Extent {
+    match identity.snapshotter {
+        Snapshotter::Overlayfs => Extent::Changes,
+        Snapshotter::Native => Extent::Whole,
+    }
 }
 
 const fn prefix(identity: &Identity) -> XattrPrefix {

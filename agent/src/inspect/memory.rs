@@ -343,5 +343,7 @@ pub(super) fn layer_keys(identity: &Identity) -> Vec<LayerKey> {
 }
 
 fn has_same_files(before: &Identity, now: &Identity) -> bool {
-    before.layers == now.layers && before.uppers() == now.uppers()
+    before.snapshotter == now.snapshotter
+        && before.layers == now.layers
+        && before.uppers() == now.uppers()
 }

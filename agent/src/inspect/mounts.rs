@@ -71,7 +71,7 @@ pub(super) async fn fix_launch(
     }
     let (id, subject) = (memory.key().id.clone(), subject(memory));
     let identity = Arc::clone(identity);
-    let read = move |_: &Progress| Launch::of(&identity.spec, &id, root);
+    let read = move |_: &Progress| Launch::of(&identity.spec, &id, root, identity.form);
     memory.on_launch(Arc::new(workers.run(&subject, PATIENCE, read).await??));
     Ok(())
 }

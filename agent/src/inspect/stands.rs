@@ -142,6 +142,9 @@ impl Stand {
     /// has ended sees nothing.
     pub(super) fn bind(&self, layer: &LayerKey, hashed: &[Hashed]) -> Option<Unlike> {
         let (expectation, index) = (self.expectation()?, self.index(layer)?);
+        if !expectation.is_of_its_layers() {
+            return None;
+        }
         // Where the kernel does not show a root, the container's own looks say so.
         let root = self.root?;
         let file = |hashed: &Hashed| FileId::new(hashed.inode, hashed.born);

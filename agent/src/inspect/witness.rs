@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use holdfast_core::finding::Condition;
-use holdfast_core::layer::{ExpectedTree, MergedTree, Node, TreeError};
+use holdfast_core::layer::{ExpectedTree, MergedTree, Node, Snapshotter, TreeError};
 
 use crate::runtime::identify::{Identity, bound};
 use crate::runtime::kernel::{self, KernelError, WitnessFile};
@@ -41,7 +41,9 @@ impl Witnesses {
         tree: &MergedTree,
         identity: &Identity,
     ) -> Result<Option<Condition>, KernelError> {
-        let Some(root) = identity.root else {
+        // On `native` no layer is mounted: the container has copies, and all of them are compared.
+        let is_stacked = identity.snapshotter == Snapshotter::Overlayfs;
+        let Some(root) = identity.root.filter(|_| is_stacked) else {
             return Ok(None);
         };
         let salt = self.random.hash_one(crate::now().as_millisecond());

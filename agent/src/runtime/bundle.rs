@@ -23,9 +23,18 @@ const MOUNTS: &str = "CAP_SYS_ADMIN";
 
 /// What a container's spec says about its mounts, from the record and, where it is found and believed, from
 /// the bundle. Blocks.
-pub(super) fn declared(record: &Spec, id: &str, root: Device, node: &[MountEntry]) -> Declared {
+pub(super) fn declared(record: &Spec, id: &str, root: &Place, node: &[MountEntry]) -> Declared {
     let bundle = bundle_of(id, root, node);
     join(record, bundle.and_then(|bundle| config(&bundle)).as_ref())
+}
+
+/// Where a container's root is: on `native` the superblock alone is that of half the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its superblock.
+    pub(super) device: Device,
+    /// Where on that it begins.
+    pub(super) top: Vec<u8>,
 }
 
 /// The runtime was given the bundle: what only the record has was never mounted.
@@ -56,16 +65,37 @@ fn join(record: &Spec, bundle: Option<&Spec>) -> Declared {
     }
 }
 
-/// The folder with the container's name on whose `rootfs` its superblock is mounted.
-fn bundle_of(id: &str, root: Device, node: &[MountEntry]) -> Option<PathBuf> {
-    let bundle = |point: &[u8]| {
-        let point = Path::new(OsStr::from_bytes(point));
-        let bundle = point.parent()?;
-        let is_named = point.ends_with("rootfs") && bundle.ends_with(id);
-        is_named.then(|| bundle.to_owned())
+/// The folder with the container's name on whose `rootfs` its root is mounted.
+fn bundle_of(id: &str, root: &Place, node: &[MountEntry]) -> Option<PathBuf> {
+    let mut named = bundles(id, root.device, node);
+    let rootfs = named.find(|entry| entry.root == root.top)?;
+    let point = Path::new(OsStr::from_bytes(&rootfs.mount_point));
+    point.parent().map(Path::to_owned)
+}
+
+/// Where on its superblock the root of the only bundle with this name begins. Names are unique in one
+/// containerd namespace alone.
+pub(super) fn top_of(id: &str, root: Device, node: &[MountEntry]) -> Option<Vec<u8>> {
+    let mut named = bundles(id, root, node);
+    let only = named.next()?;
+    named
+        .all(|other| other.root == only.root)
+        .then(|| only.root.clone())
+}
+
+/// What the node has mounted of a superblock on the `rootfs` of a folder with the container's name.
+fn bundles<'n>(
+    id: &str,
+    root: Device,
+    node: &'n [MountEntry],
+) -> impl Iterator<Item = &'n MountEntry> {
+    let is_bundle = move |entry: &&MountEntry| {
+        let point = Path::new(OsStr::from_bytes(&entry.mount_point));
+        let bundle = point.parent();
+        point.ends_with("rootfs") && bundle.is_some_and(|bundle| bundle.ends_with(id))
     };
-    let mut own = node.iter().filter(|entry| entry.device == root);
-    own.find_map(|entry| bundle(&entry.mount_point))
+    let own = node.iter().filter(move |entry| entry.device == root);
+    own.filter(is_bundle)
 }
 
 /// The bundle's config, unless it was written again after the task was made: the runtime leaves its first
@@ -145,23 +175,34 @@ mod tests {
     }
 
     #[test]
-    fn the_bundle_is_where_the_node_has_the_superblock_mounted_under_the_containers_name() {
-        let entry = |point: &str| {
-            let line = format!("1 0 0:7 / {point} rw - overlay overlay rw");
+    fn the_bundle_is_where_the_node_has_the_root_mounted_under_the_containers_name() {
+        let entry = |root: &str, point: &str| {
+            let line = format!("1 0 0:7 {root} {point} rw - overlay overlay rw");
             MountEntry::parse(line.as_bytes()).unwrap()
         };
-        let device = Device { major: 0, minor: 7 };
+        let place = |minor, top: &str| Place {
+            device: Device { major: 0, minor },
+            top: top.into(),
+        };
         let node = [
-            entry("/elsewhere/rootfs"),
-            entry("/run/c/other"),
-            entry("/run/task/c/rootfs"),
+            entry("/", "/elsewhere/rootfs"),
+            entry("/", "/run/c/other"),
+            entry("/", "/run/task/c/rootfs"),
         ];
-        assert_eq!(
-            bundle_of("c", device, &node),
-            Some(PathBuf::from("/run/task/c"))
-        );
-        assert_eq!(bundle_of("d", device, &node), None);
-        let other = Device { major: 0, minor: 8 };
-        assert_eq!(bundle_of("c", other, &node), None);
+        let bundle = Some(PathBuf::from("/run/task/c"));
+        assert_eq!(bundle_of("c", &place(7, "/"), &node), bundle);
+        assert_eq!(bundle_of("d", &place(7, "/"), &node), None);
+        assert_eq!(bundle_of("c", &place(8, "/"), &node), None);
+
+        // Two containers of one name in two namespaces, their roots on one file system.
+        let node = [
+            entry("/s/1", "/run/one/c/rootfs"),
+            entry("/s/2", "/run/two/c/rootfs"),
+        ];
+        let device = place(7, "").device;
+        let second = Some(PathBuf::from("/run/two/c"));
+        assert_eq!(bundle_of("c", &place(7, "/s/2"), &node), second);
+        assert_eq!(top_of("c", device, &node), None);
+        assert_eq!(top_of("c", device, &node[..1]), Some(b"/s/1".to_vec()));
     }
 }

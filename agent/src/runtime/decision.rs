@@ -1,7 +1,7 @@
 //! A decision about a container's identity while it is made: what each step found, in the order in which
 //! [`super::identify::identify`] takes them. Pure.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_core::digest::ChainId;
@@ -13,11 +13,12 @@ use super::candidates::Problem;
 use super::conditions::{
     add, content_altered, root_moved, snapshot_mismatch, tag_moved, unmanaged,
 };
-use super::gather::{Facts, ImageFacts, KernelFacts, SnapshotFacts, UpperWitness};
+use super::gather::{Facts, ImageFacts, KernelFacts, SnapshotFacts, TopWitness};
 use super::identity::{Directories, FirstSight, Identified, Identity};
 use super::kernel::{RootWitness, shown};
 use super::mountinfo::MountEntry;
 use super::overlay;
+use super::rootfs::{RootForm, Rootfs};
 use super::select::{ImageRefWitness, NameVerdict, Named, Question, judge_name, select};
 
 pub(super) fn no_image(why: &str) -> Condition {
@@ -88,8 +89,8 @@ impl<'a> Decision<'a> {
     }
 
     pub(super) fn directories(&mut self, snapshot: &'a SnapshotFacts) -> Option<Directories<'a>> {
-        let overlay = match &snapshot.overlay {
-            Ok(overlay) => overlay,
+        let rootfs = match &snapshot.rootfs {
+            Ok(rootfs) => rootfs,
             Err(error) => {
                 self.undone(
                     Check::Identity,
@@ -100,7 +101,7 @@ impl<'a> Decision<'a> {
                 return None;
             }
         };
-        let directories = Directories::of(snapshot, overlay);
+        let directories = Directories::of(snapshot, rootfs);
         if directories.is_none() {
             let message = "the mount has not one directory for each snapshot".to_owned();
             self.undone(Check::Identity, Severity::Warning, "mount-form", message);
@@ -122,6 +123,7 @@ impl<'a> Decision<'a> {
             }
         };
         let seen = kernel.root.witness;
+        let rootfs = snapshot.rootfs.as_ref().ok();
         // A task that was started again has a new root mount: only the same process is held to it.
         let before = self.first.and_then(|first| first.root);
         let before = before.filter(|root| (root.pid, root.started) == (seen.pid, seen.started));
@@ -129,8 +131,15 @@ impl<'a> Decision<'a> {
             && before != seen
         {
             // A bind mount of the whole root onto another place still has the image's programs.
-            let has_all = |mount: &MountEntry| mount.root == b"/" && seen.device == before.device;
-            let severity = if kernel.root.mount.as_ref().is_some_and(has_all) {
+            let is_whole = match rootfs.map(|rootfs| rootfs.form) {
+                Some(RootForm::Bind) => kernel.top == TopWitness::Same,
+                _ => kernel
+                    .root
+                    .mount
+                    .as_ref()
+                    .is_some_and(|mount| mount.root == b"/"),
+            };
+            let severity = if is_whole && seen.device == before.device {
                 Severity::Warning
             } else {
                 Severity::Critical
@@ -138,10 +147,10 @@ impl<'a> Decision<'a> {
             self.wrong(root_moved(severity, shown_root(before), shown_root(seen)));
             return Some(seen);
         }
-        let upper = snapshot.overlay.as_ref().ok().map(|overlay| &overlay.upper);
+        let top = rootfs.and_then(Rootfs::top);
         let is_right = match (&kernel.root.mount, before) {
-            (Some(mount), _) => self.is_snapshot_mounted(kernel, mount, upper),
-            (None, Some(_)) => self.is_upper_kept(upper),
+            (Some(mount), _) => self.is_snapshot_mounted(kernel, mount, rootfs),
+            (None, Some(_)) => self.is_top_kept(top),
             (None, None) => {
                 let message = "the root mount is not visible: the process has chrooted".to_owned();
                 self.undone(
@@ -155,7 +164,7 @@ impl<'a> Decision<'a> {
         };
         if is_right {
             self.next.root = Some(seen);
-            self.next.upper = upper.cloned();
+            self.next.upper = top.map(Path::to_owned);
         }
         Some(seen)
     }
@@ -164,19 +173,24 @@ impl<'a> Decision<'a> {
         &mut self,
         kernel: &KernelFacts,
         mount: &MountEntry,
-        upper: Option<&PathBuf>,
+        rootfs: Option<&Rootfs>,
     ) -> bool {
-        // Already said: without the snapshot's own overlay there is nothing to compare with.
-        let Some(upper) = upper else { return false };
-        if kernel.upper != UpperWitness::Same {
-            let option = mount.option(b"upperdir").unwrap_or_default();
+        // Already said: without the snapshot's own directory there is nothing to compare with.
+        let Some((rootfs, top)) = rootfs.and_then(|rootfs| Some((rootfs, rootfs.top()?))) else {
+            return false;
+        };
+        if kernel.top != TopWitness::Same {
+            let option = mount.option(b"upperdir").unwrap_or(&mount.root);
             let found = format!("{} {}", shown(&mount.fs_type), shown(option));
             self.wrong(snapshot_mismatch(
                 "root-mount",
-                upper.display().to_string(),
+                top.display().to_string(),
                 found,
             ));
             return false;
+        }
+        if rootfs.form == RootForm::Bind {
+            return true;
         }
         let options = mount
             .super_options
@@ -195,18 +209,18 @@ impl<'a> Decision<'a> {
         true
     }
 
-    /// The same mount as before, now out of sight: its upper directory is still that of first sight,
-    /// so the records have to name it too.
-    fn is_upper_kept(&mut self, upper: Option<&PathBuf>) -> bool {
-        let kept = self.next.upper.as_ref();
-        if let (Some(upper), Some(kept)) = (upper, kept)
-            && upper != kept
+    /// The same mount as before, now out of sight: its top directory is still that of first sight, so the
+    /// records have to name it too.
+    fn is_top_kept(&mut self, top: Option<&Path>) -> bool {
+        let kept = self.next.upper.as_deref();
+        if let (Some(top), Some(kept)) = (top, kept)
+            && top != kept
         {
-            let (says, found) = (upper.display().to_string(), kept.display().to_string());
+            let (says, found) = (top.display().to_string(), kept.display().to_string());
             self.wrong(snapshot_mismatch("root-mount", says, found));
             return false;
         }
-        upper.is_some()
+        top.is_some()
     }
 
     pub(super) fn image(&mut self, images: &ImageFacts) -> Vec<Arc<Image>> {

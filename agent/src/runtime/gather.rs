@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +15,11 @@ use super::candidates::{self, Freshness, Problem, Resolver, Summary};
 use super::identify::is_inspected;
 use super::identity::FirstSight;
 use super::kernel::{self, KernelError, Root};
-use super::overlay::{self, Defaults, Overlay, OverlayError};
+use super::mountinfo::MountEntry;
+use super::overlay::{Defaults, OverlayError};
+use super::rootfs::{self, RootForm, Rootfs, RootfsError};
 use super::select::{ImageRefWitness, Named};
-use super::{CallError, ContainerRecord, Runtime, Snapshot, Task, TaskStatus};
+use super::{CallError, ContainerRecord, Mount, Runtime, Snapshot, Task, TaskStatus};
 use crate::worker::{WorkError, Workers};
 
 /// How long a look at `/proc` may take: a root on a filesystem that hangs must not hang us.
@@ -51,8 +52,8 @@ pub enum Rooted {
 pub struct SnapshotFacts {
     /// The snapshots, from the active one down.
     pub snapshots: Vec<Snapshot>,
-    /// The overlay that the snapshotter asks for.
-    pub overlay: Result<Overlay, OverlayError>,
+    /// The directories that the snapshotter asks for.
+    pub rootfs: Result<Rootfs, RootfsError>,
     /// What the kernel shows.
     pub kernel: Result<KernelFacts, KernelError>,
     /// Which images it can be; `None` when no snapshot of the chain has a chain ID for a key.
@@ -64,20 +65,20 @@ pub struct SnapshotFacts {
 pub struct KernelFacts {
     /// The root mount.
     pub root: Root,
-    /// Whether the mount's upper directory is the snapshot's.
-    pub upper: UpperWitness,
+    /// Whether the mount's top directory is the snapshot's.
+    pub top: TopWitness,
     /// What overlay does where it is not told.
     pub defaults: Defaults,
 }
 
-/// What the root mount says about its upper directory.
+/// What the root mount says about the directory that it shows on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpperWitness {
+pub enum TopWitness {
     /// It is the snapshot's.
     Same,
     /// It is another.
     Other,
-    /// The mount is not visible, or is no overlay.
+    /// The mount is not visible, or is none of the snapshotter's.
     Unseen,
 }
 
@@ -212,9 +213,7 @@ async fn snapshot<R: Runtime>(
     let mounts = runtime
         .mounts(namespace, snapshotter, &record.snapshot_key)
         .await?;
-    let defaults = kernel::overlay_defaults();
-    let overlay = overlay::of_mounts(&mounts, defaults);
-    let kernel = look(means, &record.key, overlay.as_ref().ok(), defaults).await?;
+    let (rootfs, kernel) = look(means, record, (&snapshots, mounts)).await?;
     let chain = snapshots.iter().find_map(Snapshot::chain_id);
     let images = match chain {
         Some(chain) => {
@@ -230,39 +229,43 @@ async fn snapshot<R: Runtime>(
     };
     Ok(SnapshotFacts {
         snapshots,
-        overlay,
+        rootfs,
         kernel,
         images,
     })
 }
 
-/// Asks the kernel about the task's root.
+/// What the snapshotter asks for, and what the kernel shows of it.
+type Looked = (
+    Result<Rootfs, RootfsError>,
+    Result<KernelFacts, KernelError>,
+);
+
+/// Asks the snapshotter's folder and the kernel about the task's root.
 async fn look<R: Runtime>(
     means: Means<'_, R>,
-    key: &ContainerKey,
-    overlay: Option<&Overlay>,
-    defaults: Defaults,
-) -> Result<Result<KernelFacts, KernelError>, Stop> {
+    record: &ContainerRecord,
+    (snapshots, mounts): (&[Snapshot], Vec<Mount>),
+) -> Result<Looked, Stop> {
+    let key = &record.key;
     let task = means.runtime.task(key).await?;
     let is_alive = |task: Task| matches!(task.status, TaskStatus::Running | TaskStatus::Paused);
     if !is_alive(task) {
         return Err(Stop::Gone);
     }
-    let upper = overlay.map(|overlay| overlay.upper.clone());
     let subject = format!("root of {}/{}", key.namespace, key.id);
+    let (record, snapshots) = (record.clone(), snapshots.to_vec());
     let looking = means
         .workers
         .run(&subject, KERNEL_DEADLINE, move |_progress| {
-            let root = kernel::root_of(task.pid)?;
-            let upper = upper_witness(&root, upper.as_deref());
-            Ok(KernelFacts {
-                root,
-                upper,
-                defaults,
-            })
+            let defaults = kernel::overlay_defaults();
+            let rootfs = rootfs(&record, &snapshots, &mounts, defaults);
+            let kernel = kernel::root_of(task.pid)
+                .map(|root| facts_of(root, rootfs.as_ref().ok(), defaults));
+            (rootfs, kernel)
         });
     match looking.await {
-        Ok(Err(KernelError::Gone)) => {
+        Ok((_, Err(KernelError::Gone))) => {
             // Gone, or in a process namespace that we do not see: containerd still having it tells.
             let again = means.runtime.task(key).await?;
             let is_hidden = is_alive(again) && again.pid == task.pid;
@@ -273,33 +276,74 @@ async fn look<R: Runtime>(
             })
         }
         Ok(seen) => Ok(seen),
-        Err(WorkError::Defect) => Ok(Err(KernelError::Malformed)),
         Err(error) => {
             tracing::debug!(container = %key.id, %error, "Root could not be looked at.");
-            Ok(Err(KernelError::Other(rustix::io::Errno::TIMEDOUT)))
+            let kernel = match error {
+                WorkError::Defect => KernelError::Malformed,
+                _ => KernelError::Other(rustix::io::Errno::TIMEDOUT),
+            };
+            Ok((Err(OverlayError::Form.into()), Err(kernel)))
         }
     }
 }
 
-/// The top directory of an overlay has the inode of its upper directory; the option is only a hint,
-/// which a rename after mounting makes lie. It counts where the process has chrooted below the top.
-fn upper_witness(root: &Root, upper: Option<&Path>) -> UpperWitness {
-    let mount = root
-        .mount
-        .as_ref()
-        .filter(|mount| mount.fs_type == b"overlay");
-    let (Some(mount), Some(upper)) = (mount, upper) else {
-        return UpperWitness::Unseen;
+fn rootfs(
+    record: &ContainerRecord,
+    snapshots: &[Snapshot],
+    mounts: &[Mount],
+    defaults: Defaults,
+) -> Result<Rootfs, RootfsError> {
+    // Others are not gathered.
+    let snapshotter = rootfs::snapshotter(&record.snapshotter).ok_or(OverlayError::Form)?;
+    let namespace = &record.key.namespace;
+    Rootfs::of(snapshotter, namespace, snapshots, mounts, defaults)
+}
+
+fn facts_of(mut root: Root, rootfs: Option<&Rootfs>, defaults: Defaults) -> KernelFacts {
+    let top = match rootfs {
+        Some(rootfs) => top_witness(&root, rootfs),
+        None => TopWitness::Unseen,
     };
-    let is_same = match (root.top, kernel::directory_id(upper)) {
-        (Some(top), Some(upper)) => top.is_same(upper),
+    // A superblock that the whole node uses says nothing about a process that has chrooted.
+    let is_bind = rootfs.is_some_and(|rootfs| rootfs.form == RootForm::Bind);
+    if root.top.is_none() && is_bind {
+        root.mount = None;
+    }
+    KernelFacts {
+        root,
+        top,
+        defaults,
+    }
+}
+
+/// The top directory of a root has the inode of its snapshot's directory; what the mount's options say is only
+/// a hint, which a rename after mounting makes lie. It counts where the process has chrooted below the top of
+/// an overlay.
+fn top_witness(root: &Root, rootfs: &Rootfs) -> TopWitness {
+    let is_overlay = |mount: &&MountEntry| mount.fs_type == b"overlay";
+    let mount = match rootfs.form {
+        RootForm::Overlay => root.mount.as_ref().filter(is_overlay),
+        RootForm::Bind => root.mount.as_ref().filter(|_| root.top.is_some()),
+    };
+    let (Some(mount), Some(directory)) = (mount, rootfs.top()) else {
+        return TopWitness::Unseen;
+    };
+    let is_same = match (root.top, kernel::directory_on(directory)) {
+        (Some(top), Some((own, device))) => {
+            let is_on_same = rootfs.form == RootForm::Overlay || device == root.witness.device;
+            top.is_same(own) && is_on_same
+        }
         (Some(_), None) => false,
-        (None, _) => mount.option(b"upperdir") == Some(upper.as_os_str().as_bytes()),
+        (None, _) => {
+            let named = rootfs.upper.as_ref();
+            let named = named.map(|upper| upper.as_os_str().as_bytes());
+            mount.option(b"upperdir") == named
+        }
     };
     if is_same {
-        UpperWitness::Same
+        TopWitness::Same
     } else {
-        UpperWitness::Other
+        TopWitness::Other
     }
 }
 

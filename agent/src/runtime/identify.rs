@@ -15,7 +15,7 @@ use super::conditions::{snapshot_mismatch, unmanaged};
 use super::decision::{Decision, no_image};
 use super::gather::{self, Facts, Rooted, Stop};
 use super::kernel::{Binding, WitnessFile, shown};
-use super::{ContainerRecord, Runtime};
+use super::{ContainerRecord, Runtime, rootfs};
 
 pub use super::identity::{ExtraKind, ExtraUpper, FirstSight, Identified, Identity, LayerRef};
 use crate::worker::Workers;
@@ -26,8 +26,6 @@ const RUNTIMES: &[&str] = &[
     "io.containerd.runc.v1",
     "io.containerd.runtime.v1.linux",
 ];
-/// Snapshotters whose roots the host's kernel serves from directories that we can compare.
-const SNAPSHOTTERS: &[&str] = &["overlayfs"];
 
 /// Identifies containers.
 #[derive(Debug)]
@@ -77,8 +75,8 @@ impl<R: Runtime> Identifier<R> {
 /// 1. It is where containers are expected.
 /// 2. Its runtime and snapshotter serve a root that the host's kernel shows us.
 /// 3. Its root is a snapshot on a chain of layers.
-/// 4. The snapshotter's mount is an overlay that we understand, with one directory for each layer.
-/// 5. The kernel's root mount is that overlay, and the one of first sight.
+/// 4. The snapshotter's mount is one that we understand, with one directory for each layer.
+/// 5. The kernel's root mount is that one, and the one of first sight.
 /// 6. An image gives the chain, snapshot for snapshot, and the name agrees or has moved.
 /// 7. Its documents hash to their names.
 pub fn identify(facts: &Facts, first: Option<&FirstSight>, expected: &[String]) -> Identified {
@@ -131,7 +129,7 @@ pub(super) fn is_inspected(record: &ContainerRecord) -> Result<(), (&'static str
         );
         return Err(("runtime", message));
     }
-    if !SNAPSHOTTERS.contains(&record.snapshotter.as_str()) {
+    if rootfs::snapshotter(&record.snapshotter).is_none() {
         let message = format!(
             "snapshotter {} is not inspected",
             shown(record.snapshotter.as_bytes())

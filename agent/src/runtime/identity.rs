@@ -9,13 +9,14 @@ use holdfast_core::container::{ContainerRef, Workload};
 use holdfast_core::digest::{ChainId, DiffId, Digest};
 use holdfast_core::finding::{Check, Condition, ImageRef};
 use holdfast_core::image::{Descriptor, Image};
+use holdfast_core::layer::Snapshotter;
 use holdfast_core::reference::Reference;
 use serde::{Deserialize, Serialize};
 
 use super::Snapshot;
 use super::gather::{Facts, SnapshotFacts};
 use super::kernel::{RootWitness, shown};
-use super::overlay::Overlay;
+use super::rootfs::{RootForm, Rootfs};
 use super::spec::Spec;
 
 /// What fixes a container's identity, kept from first sight.
@@ -33,7 +34,7 @@ pub struct FirstSight {
     pub chain: Option<ChainId>,
     /// Its root, once it was seen to be right.
     pub root: Option<RootWitness>,
-    /// The upper directory of that root.
+    /// The topmost directory of that root.
     pub upper: Option<PathBuf>,
 }
 
@@ -69,8 +70,12 @@ pub struct Identity {
     pub layers: Vec<LayerRef>,
     /// Snapshots between the image's layers and the upper directory, lowest first.
     pub extra_uppers: Vec<ExtraUpper>,
-    /// The writable directory.
-    pub upper: PathBuf,
+    /// Who made the directories.
+    pub snapshotter: Snapshotter,
+    /// How its root is mounted.
+    pub form: RootForm,
+    /// The writable directory, on `native` the whole root; none where the container can write nothing.
+    pub upper: Option<PathBuf>,
     /// Overlay's own attributes are `user.*`.
     pub userxattr: bool,
     /// Paths that the runtime made where the image lacks them.
@@ -82,10 +87,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Every directory that can hide what the layers have.
+    /// Every directory that can hide what the layers have; on `native` each is a whole root.
     pub fn uppers(&self) -> Vec<PathBuf> {
         let extra = self.extra_uppers.iter().map(|extra| &extra.directory);
-        extra.chain([&self.upper]).cloned().collect()
+        extra.chain(&self.upper).cloned().collect()
     }
 }
 
@@ -130,27 +135,27 @@ pub enum ExtraKind {
     Other,
 }
 
-/// The directories of an overlay, each with the snapshot that it belongs to.
+/// The directories of a root, each with the snapshot that it belongs to.
 pub(super) struct Directories<'a> {
     /// The image's layers, lowest first.
     layers: Vec<(&'a Snapshot, &'a PathBuf)>,
     /// What stands above them, lowest first.
     extra: Vec<ExtraUpper>,
-    overlay: &'a Overlay,
+    rootfs: &'a Rootfs,
 }
 
 impl<'a> Directories<'a> {
     /// Snapshots are listed from the active one down, lower directories from the top down. `None` when
     /// there is not one directory for each parent.
-    pub(super) fn of(snapshot: &'a SnapshotFacts, overlay: &'a Overlay) -> Option<Self> {
+    pub(super) fn of(snapshot: &'a SnapshotFacts, rootfs: &'a Rootfs) -> Option<Self> {
         let (_active, parents) = snapshot.snapshots.split_first()?;
-        if parents.len() != overlay.lowers.len() {
+        if parents.len() != rootfs.lowers.len() {
             return None;
         }
         let top = parents
             .iter()
             .position(|parent| parent.chain_id().is_some())?;
-        let mut pairs: Vec<_> = parents.iter().zip(&overlay.lowers).rev().collect();
+        let mut pairs: Vec<_> = parents.iter().zip(&rootfs.lowers).rev().collect();
         let above = pairs.split_off(parents.len().checked_sub(top)?);
         let extra = above.into_iter().map(|(snapshot, directory)| ExtraUpper {
             key: snapshot.key.clone(),
@@ -160,7 +165,7 @@ impl<'a> Directories<'a> {
         Some(Self {
             layers: pairs,
             extra: extra.collect(),
-            overlay,
+            rootfs,
         })
     }
 
@@ -203,8 +208,10 @@ impl<'a> Directories<'a> {
             reference: facts.record.image_name.parse().ok(),
             layers: layers.collect(),
             extra_uppers: self.extra,
-            upper: self.overlay.upper.clone(),
-            userxattr: self.overlay.userxattr,
+            snapshotter: self.rootfs.snapshotter,
+            form: self.rootfs.form,
+            upper: self.rootfs.upper.clone(),
+            userxattr: self.rootfs.userxattr,
             stubs: spec.stubs(),
             spec,
             root,

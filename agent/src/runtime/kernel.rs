@@ -43,6 +43,9 @@ pub enum KernelError {
     /// The process has made another directory its root since it was identified.
     #[error("the process has another root now")]
     RootMoved,
+    /// The process has chrooted, and nobody else shows the mount that its root is on.
+    #[error("the root mount is not visible: the process has chrooted")]
+    RootHidden,
     /// The kernel does not tell mount ids (before Linux 5.8).
     #[error("the kernel tells no mount id")]
     NoMountId,
@@ -62,6 +65,7 @@ impl KernelError {
             Self::Denied(_) => "process-refused",
             Self::TableTooLarge => "mount-table-too-large",
             Self::RootMoved => "root-moved",
+            Self::RootHidden => "root-not-visible",
             Self::NoMountId => "mount-id",
             Self::Malformed => "proc-malformed",
             Self::Other(_) => "process-error",
@@ -249,10 +253,15 @@ fn module_parameter(name: &str) -> Setting {
 
 /// The directory at a path of the host. Never for paths below a container's root.
 pub fn directory_id(path: &Path) -> Option<FileId> {
+    directory_on(path).map(|(id, _)| id)
+}
+
+/// The same, with the superblock that it is on.
+pub(super) fn directory_on(path: &Path) -> Option<(FileId, Device)> {
     let parent = local::directory(path.parent()?).ok()?;
     let seen = stat(parent.as_fd(), path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     let is_directory = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
-    is_directory.then(|| FileId::of(&seen))
+    is_directory.then(|| (FileId::of(&seen), device_of(&seen)))
 }
 
 /// Metadata of a path below `root`, without following any link and without leaving its mount.

@@ -7,6 +7,7 @@
 
 pub(crate) mod about;
 mod bind;
+mod bolt;
 mod bundle;
 pub mod candidates;
 mod cgroup;
@@ -22,7 +23,9 @@ mod identity;
 pub mod kernel;
 pub mod list;
 pub mod mounts;
+mod native;
 pub mod overlay;
+pub mod rootfs;
 pub mod select;
 pub mod sockets;
 pub mod spec;

@@ -14,12 +14,13 @@ use holdfast_core::mounts::{Declared, View};
 use rustix::fs::{AtFlags, StatxAttributes};
 use serde::{Deserialize, Serialize};
 
-use super::bundle;
+use super::bundle::{self, Place};
 use super::cgroup::{self, MAX_PROCESSES};
 use super::kernel::{
     KernelError, MAX_TABLE_BYTES, RootWitness, device_of, open_root, start_time, stat,
 };
 use super::mountinfo::{self, Limits, MountEntry};
+use super::rootfs::RootForm;
 use super::spec::Spec;
 
 /// Mounts of the node itself: as many as the kernel allows in a namespace.
@@ -49,6 +50,8 @@ pub struct Launch {
     pub root: RootWitness,
     /// What the runtime was asked to mount.
     pub declared: Declared,
+    /// Where on its superblock the root begins.
+    top: Vec<u8>,
     /// The control group of its processes, where one was found.
     group: Option<PathBuf>,
 }
@@ -109,12 +112,25 @@ pub struct Shown {
 
 impl Launch {
     /// What is fixed about a task: `record` and `id` are containerd's.
-    pub fn of(record: &Spec, id: &str, root: RootWitness) -> Result<Self, KernelError> {
+    pub fn of(
+        record: &Spec,
+        id: &str,
+        root: RootWitness,
+        form: RootForm,
+    ) -> Result<Self, KernelError> {
         let table = BufReader::new(File::open("/proc/self/mountinfo")?);
         let node = mountinfo::read(table, NODE_TABLE)?;
+        let place = Place {
+            device: root.device,
+            top: match form {
+                RootForm::Overlay => b"/".to_vec(),
+                RootForm::Bind => top_of(id, root, &node)?,
+            },
+        };
         let launch = Self {
             root,
-            declared: bundle::declared(record, id, root.device, &node),
+            declared: bundle::declared(record, id, &place, &node),
+            top: place.top,
             group: cgroup::group_of(root.pid, &node)?,
         };
         // The number may have been given to another process meanwhile.
@@ -201,6 +217,9 @@ impl Launch {
                 Err(KernelError::Gone) => continue,
                 Err(error) => return Err(error),
             };
+            if !self.is_own(&seat, &entries) {
+                continue;
+            }
             let view = self.view(pid, &seat, entries)?;
             if seat.is_top {
                 return Ok(Some(view));
@@ -226,10 +245,18 @@ impl Launch {
         }))
     }
 
+    /// Whether a process stands on the container's own files, and not on others of the same superblock. One
+    /// that has chrooted does not show its root.
+    fn is_own(&self, seat: &Seat, entries: &[MountEntry]) -> bool {
+        let root = entries.iter().find(|entry| entry.id == seat.mount_id);
+        root.is_none_or(|root| below(&self.top, &root.root).is_some())
+    }
+
     fn view(&self, pid: u32, seat: &Seat, entries: Vec<MountEntry>) -> Result<View, KernelError> {
         // A namespace whose root is part of the container's files shows paths from there.
         let root = entries.iter().find(|entry| entry.id == seat.mount_id);
-        let mut base = root.map(|root| root.root.clone()).unwrap_or_default();
+        let base = root.and_then(|root| below(&self.top, &root.root));
+        let mut base = base.unwrap_or_default().to_vec();
         if !seat.is_top {
             let link = rustix::fs::readlink(format!("/proc/{pid}/root"), Vec::new())?;
             base.extend(link.as_bytes());
@@ -237,10 +264,27 @@ impl Launch {
         Ok(View {
             root: seat.mount_id,
             device: self.root.device,
+            top: self.top.clone(),
             base,
             entries,
         })
     }
+}
+
+/// Where on its superblock a root begins that is a bind mount: as its first process shows it, else as the
+/// node's table shows its bundle.
+fn top_of(id: &str, root: RootWitness, node: &[MountEntry]) -> Result<Vec<u8>, KernelError> {
+    let own = table_of(root.pid, MAX_MOUNTS)?;
+    let shown = own.into_iter().find(|entry| entry.id == root.mount_id);
+    let shown = shown.map(|entry| entry.root);
+    let bundled = || bundle::top_of(id, root.device, node);
+    shown.or_else(bundled).ok_or(KernelError::RootHidden)
+}
+
+/// The rest of a path below `top`.
+fn below<'p>(top: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
+    let rest = path.strip_prefix(top.strip_suffix(b"/").unwrap_or(top))?;
+    (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
 }
 
 /// Where a process stands.
@@ -282,6 +326,7 @@ mod tests {
         Launch {
             root: root_of(std::process::id()).unwrap().witness,
             declared: Declared::default(),
+            top: b"/".to_vec(),
             group,
         }
     }

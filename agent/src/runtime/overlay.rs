@@ -31,8 +31,8 @@ pub enum Setting {
 /// The directories and traits of an overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// The writable directory.
-    pub upper: PathBuf,
+    /// The writable directory; a view has none.
+    pub upper: Option<PathBuf>,
     /// The read-only directories, top-most first.
     pub lowers: Vec<PathBuf>,
     /// Overlay's own attributes are `user.*` instead of `trusted.*`.
@@ -65,6 +65,25 @@ impl OverlayError {
 
 /// The overlay that a snapshotter asks for.
 pub fn of_mounts(mounts: &[Mount], defaults: Defaults) -> Result<Overlay, OverlayError> {
+    let overlay = parse(mounts, defaults)?;
+    overlay
+        .upper
+        .is_some()
+        .then_some(overlay)
+        .ok_or(OverlayError::Form)
+}
+
+/// The overlay that a snapshotter asks for where nothing is to be written.
+pub fn of_view(mounts: &[Mount], defaults: Defaults) -> Result<Overlay, OverlayError> {
+    let overlay = parse(mounts, defaults)?;
+    overlay
+        .upper
+        .is_none()
+        .then_some(overlay)
+        .ok_or(OverlayError::Form)
+}
+
+fn parse(mounts: &[Mount], defaults: Defaults) -> Result<Overlay, OverlayError> {
     let [mount] = mounts else {
         return Err(OverlayError::Form);
     };
@@ -73,15 +92,20 @@ pub fn of_mounts(mounts: &[Mount], defaults: Defaults) -> Result<Overlay, Overla
     }
     let options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
     check_options(&options, defaults)?;
+    // Twice is as good as not at all: which one counts is the kernel's taste.
     let value = |name| {
         let mut values = options.iter().filter_map(|option| value_of(option, name));
-        values.next().filter(|_| values.next().is_none())
+        (values.next(), values.next())
     };
-    let (Some(upper), Some(lowers)) = (value("upperdir"), value("lowerdir")) else {
+    let (upper, (Some(lowers), None)) = (value("upperdir"), value("lowerdir")) else {
         return Err(OverlayError::Form);
     };
+    let upper = match upper {
+        (upper, None) => upper.map(PathBuf::from),
+        (_, Some(_)) => return Err(OverlayError::Form),
+    };
     Ok(Overlay {
-        upper: PathBuf::from(upper),
+        upper,
         lowers: split_lowers(lowers),
         userxattr: options.contains(&"userxattr"),
     })
@@ -208,7 +232,7 @@ mod tests {
         ])
         .unwrap();
 
-        assert_eq!(parsed.upper, PathBuf::from("/s/3/fs"));
+        assert_eq!(parsed.upper, Some(PathBuf::from("/s/3/fs")));
         assert_eq!(
             parsed.lowers,
             [PathBuf::from("/s/2/f:s"), PathBuf::from("/s/1/fs")]
@@ -288,6 +312,28 @@ mod tests {
         assert_eq!(overlay(&["lowerdir=/l"]), Err(OverlayError::Form));
         assert_eq!(
             overlay(&["lowerdir=/l", "upperdir=/a", "upperdir=/b"]),
+            Err(OverlayError::Form)
+        );
+    }
+
+    #[test]
+    fn a_view_has_no_upper_directory_and_may_not_have_one() {
+        let view = |options: &[&str]| {
+            let mount = Mount {
+                kind: "overlay".into(),
+                source: "overlay".into(),
+                options: options.iter().map(|option| (*option).into()).collect(),
+            };
+            of_view(&[mount], Defaults::default())
+        };
+        let parsed = view(&["index=off", "lowerdir=/b:/a"]).unwrap();
+        assert_eq!((parsed.upper, parsed.lowers.len()), (None, 2));
+        assert_eq!(
+            view(&["lowerdir=/b:/a", "upperdir=/u"]),
+            Err(OverlayError::Form)
+        );
+        assert_eq!(
+            view(&["lowerdir=/b", "lowerdir=/a"]),
             Err(OverlayError::Form)
         );
     }

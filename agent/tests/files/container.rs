@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_agent::files::{
-    MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome, Upper, UpperScan,
+    Extent, MAX_ENTRIES, Observer, Pass, Rehash, Root, ScanOutcome, Upper, UpperScan,
 };
 use holdfast_core::display;
 use holdfast_core::drift::Change;
@@ -136,6 +136,7 @@ impl Container {
             .collect();
         let upper = Upper {
             root: &root,
+            extent: Extent::Changes,
             tree: &self.tree,
             lowers: &lowers,
             stubs: &self.stubs,

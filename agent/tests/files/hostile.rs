@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_agent::files::{
-    MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanError, Upper, UpperScan,
+    Extent, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanError, Upper, UpperScan,
 };
 use holdfast_core::digest::{ChainId, DiffId, Digest};
 use holdfast_core::finding::Severity;
@@ -236,6 +236,7 @@ fn a_tree_that_gives_no_answer_makes_no_scan() {
     fs::write(directory.path().join("evil"), EVIL).unwrap();
     let upper = Upper {
         root: &Root::open(directory.path()).unwrap(),
+        extent: Extent::Changes,
         tree: &tree,
         lowers: &[],
         stubs: &Stubs::default(),

@@ -178,8 +178,9 @@ fn files_that_are_looked_at_first_are_hashed_once_and_reported_once() {
     let (so_far, hashed) = look_first(lower, &mut observer, pass(&|| false), wanted).unwrap();
     let found = shown(&so_far.outcome);
     assert_eq!(found, ["critical modified program /usr/bin/first"]);
+    // What differs is said so, and binds nothing.
     let paths: Vec<_> = hashed.iter().map(|it| it.path.as_slice()).collect();
-    assert_eq!(paths, [&b"usr/bin/first"[..], b"zzz"]);
+    assert_eq!(paths, [b"zzz"]);
 
     let (outcome, _, hashed) = in_parts(&layer, so_far);
     // Its other name is the same inode, and was not looked at first.
@@ -335,7 +336,7 @@ fn where_the_file_system_refuses_direct_reads_the_page_cache_serves_and_is_count
     observer.reading.source = Source::Disk;
     let first = vec![b"uevent_seqnum".to_vec()];
     let (so_far, hashed) = look_first(lower, &mut observer, pass(&|| false), first).unwrap();
-    assert_eq!((hashed.len(), so_far.looked_at.len()), (1, 1));
+    assert_eq!((hashed.len(), so_far.looked_at.len()), (0, 1));
     assert!(!so_far.outcome.changes.is_empty());
     assert_eq!(observer.reading.not_direct, 1);
 }

@@ -13,7 +13,7 @@ use holdfast_agent::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root};
 use holdfast_core::digest::{ChainId, DiffId, Digest};
 use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::finding::Basis;
-use holdfast_core::layer::ExpectedTree;
+use holdfast_core::layer::{ExpectedTree, Snapshotter};
 use holdfast_core::overlay::XattrPrefix;
 use holdfast_daemon::capped::read_file;
 use holdfast_tests::command::must;
@@ -114,7 +114,7 @@ impl Node {
             open_blob,
             is_over: &|| false,
         };
-        let mut trees = tables.stack(&[self.layer()], asking)?;
+        let mut trees = tables.stack(Snapshotter::Overlayfs, &[self.layer()], asking)?;
         Ok(trees.remove(0))
     }
 
@@ -356,7 +356,9 @@ fn a_proof_ends_when_nobody_waits_for_it() {
         open_blob: &|_| Ok(None),
         is_over: &is_over,
     };
-    let refusal = tables.stack(&[node.layer()], asking).unwrap_err();
+    let refusal = tables
+        .stack(Snapshotter::Overlayfs, &[node.layer()], asking)
+        .unwrap_err();
     assert_eq!((refusal.reason(), asked.get()), ("deadline", 4));
     // It was no failure: the next one that waits gets its answer.
     assert!(node.tree(&tables).is_ok());

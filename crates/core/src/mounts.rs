@@ -41,12 +41,29 @@ pub const MAX_TOLD: usize = 100;
 pub struct View {
     /// Id of the mount that is the root of its processes.
     pub root: u64,
-    /// Superblock of the container's own overlay.
+    /// Superblock of the container's own root.
     pub device: Device,
+    /// Where on that superblock its root begins: an overlay is all its own, a bind mount shares it with the node.
+    pub top: Vec<u8>,
     /// Where in that root the process stands that showed the table; empty unless it has chrooted.
     pub base: Vec<u8>,
     /// The table, oldest mount first.
     pub entries: Vec<MountEntry>,
+}
+
+impl View {
+    /// Where in the container's own root a mount begins; `None` when it is of another one.
+    fn own_path<'e>(&self, entry: &'e MountEntry) -> Option<&'e [u8]> {
+        let is_whole = matches!(self.top.as_slice(), b"" | b"/");
+        let top: &[u8] = if is_whole { b"" } else { &self.top };
+        let below = entry.root.strip_prefix(top)?;
+        let is_below = below.is_empty() || below.starts_with(b"/");
+        (entry.device == self.device && is_below).then_some(below)
+    }
+
+    fn is_own(&self, entry: &MountEntry) -> bool {
+        self.own_path(entry).is_some()
+    }
 }
 
 /// Whose mounts a view shows.

@@ -67,12 +67,13 @@ fn check_conclusions(mut entries: Vec<MountEntry>) {
     let Some(first) = entries.first() else {
         return;
     };
-    let (root, device) = (first.id, first.device);
+    let (root, device, first_root) = (first.id, first.device, first.root.clone());
     let half = entries.len().div_ceil(2);
     let others = entries.split_off(half);
     let view = |entries| View {
         root,
         device,
+        top: first_root.clone(),
         base: Vec::new(),
         entries,
     };

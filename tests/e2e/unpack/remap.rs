@@ -87,7 +87,8 @@ async fn a_remapped_snapshot_is_the_image_with_its_owners_shifted() {
     assert_eq!(container.lowers().len(), 3);
     let (mut trees, _) = unpacked::expected(Snapshotter::Overlayfs, image.layers());
     trees.reverse();
-    let merged = MergedTree::new(trees).with_owners_shifted(SHIFT, SHIFT);
+    let merged = MergedTree::new(trees);
+    let merged = merged.with_owners_shifted(SHIFT, SHIFT).unwrap();
     let disk = plain(unpacked::of_directory(&directory));
     let differences = unpacked::differences(&disk, &seen(&merged));
     assert!(differences.is_empty(), "{}", differences.join("\n"));

@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use holdfast_core::digest::{ChainId, Digest};
 use holdfast_core::finding::{Detail, Severity};
 use holdfast_core::image::{Documents, ImageError, Refusal};
+use holdfast_core::layer::Snapshotter;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::runtime::candidates::{Part, Problem, Summary};
-use crate::runtime::gather::{ImageFacts, KernelFacts, SnapshotFacts, UpperWitness};
+use crate::runtime::gather::{ImageFacts, KernelFacts, SnapshotFacts, TopWitness};
 use crate::runtime::identity::{ExtraKind, LayerRef};
 use crate::runtime::kernel::{KernelError, Root, RootWitness};
 use crate::runtime::mountinfo::{Device, MountEntry};
-use crate::runtime::overlay::{Defaults, Overlay, OverlayError};
+use crate::runtime::native::NativeError;
+use crate::runtime::overlay::{Defaults, OverlayError};
+use crate::runtime::rootfs::{RootForm, Rootfs};
 use crate::runtime::select::{ImageRefWitness, Named};
 use crate::runtime::spec::Spec;
 use crate::runtime::{Snapshot, SnapshotKind};
@@ -163,8 +166,10 @@ fn facts_with(image: &Arc<Image>, above: &[&str]) -> Facts {
     }
     let facts = SnapshotFacts {
         snapshots,
-        overlay: Ok(Overlay {
-            upper: "/s/c".into(),
+        rootfs: Ok(Rootfs {
+            snapshotter: Snapshotter::Overlayfs,
+            form: RootForm::Overlay,
+            upper: Some("/s/c".into()),
             lowers,
             userxattr: false,
         }),
@@ -179,7 +184,7 @@ fn facts_with(image: &Arc<Image>, above: &[&str]) -> Facts {
                     "workdir=/s/w",
                 ])),
             },
-            upper: UpperWitness::Same,
+            top: TopWitness::Same,
             defaults: Defaults::default(),
         }),
         images: Some(ImageFacts {
@@ -254,7 +259,7 @@ fn a_container_on_its_image_is_identified() {
     assert_eq!(of_findings.reference.as_deref(), Some(NAME));
     assert_eq!(of_findings.index_digest, image.index_digest());
     let identity = look.identity.unwrap();
-    assert_eq!(identity.upper, PathBuf::from("/s/c"));
+    assert_eq!(identity.upper, Some(PathBuf::from("/s/c")));
     let lowers: Vec<_> = identity
         .layers
         .iter()
@@ -311,7 +316,7 @@ fn a_snapshot_that_stands_on_other_parents_is_a_mismatch() {
     let mut short = facts(&image);
     snapshot_facts(&mut short).snapshots.pop();
     snapshot_facts(&mut short)
-        .overlay
+        .rootfs
         .as_mut()
         .unwrap()
         .lowers
@@ -355,7 +360,11 @@ fn runtimes_and_snapshotters_that_the_kernel_does_not_serve_are_never_clean() {
         ("io.containerd.kata.v2", "overlayfs", "runtime"),
         ("", "overlayfs", "runtime"),
         ("io.containerd.runc.v2", "stargz", "snapshotter"),
-        ("io.containerd.runc.v2", "native", "snapshotter"),
+        ("io.containerd.runc.v2", "devmapper", "snapshotter"),
+        ("io.containerd.runc.v2", "btrfs", "snapshotter"),
+        ("io.containerd.runc.v2", "zfs", "snapshotter"),
+        ("io.containerd.kata.v2", "native", "runtime"),
+        ("io.containerd.runc.v2", "", "snapshotter"),
     ] {
         let mut facts = facts(&image(&["a"], "sh", Target::Manifest));
         facts.record.runtime_name = runtime.into();
@@ -396,8 +405,8 @@ fn a_mount_that_is_not_understood_is_unverifiable_by_name() {
         (OverlayError::Form, "mount-form"),
     ] {
         let mut facts = facts(&image);
-        snapshot_facts(&mut facts).overlay = Err(error);
-        kernel(&mut facts).upper = UpperWitness::Unseen;
+        snapshot_facts(&mut facts).rootfs = Err(error.into());
+        kernel(&mut facts).top = TopWitness::Unseen;
 
         let look = decide(&facts, None);
 
@@ -405,9 +414,20 @@ fn a_mount_that_is_not_understood_is_unverifiable_by_name() {
         assert_eq!(look.done, [Check::Digests]);
         assert_eq!(look.identity, None);
     }
+    let records = NativeError::Records {
+        says: "a".into(),
+        found: "b".into(),
+    };
+    let mut native = facts(&image);
+    on_native(&mut native);
+    snapshot_facts(&mut native).rootfs = Err(records.into());
+    assert_eq!(
+        told(&decide(&native, None)),
+        [("unverifiable", Severity::Warning, "snapshot-records")]
+    );
     let mut short = facts(&image);
     snapshot_facts(&mut short)
-        .overlay
+        .rootfs
         .as_mut()
         .unwrap()
         .lowers
@@ -438,15 +458,75 @@ fn a_root_that_is_not_the_snapshots_overlay_is_a_mismatch() {
     let image = image(&["a"], "sh", Target::Manifest);
     let due = [("snapshot-mismatch", Severity::Critical, "root-mount")];
     let mut other = facts(&image);
-    kernel(&mut other).upper = UpperWitness::Other;
+    kernel(&mut other).top = TopWitness::Other;
     let look = decide(&other, None);
     assert_eq!(told(&look), due);
     assert_eq!(look.first_sight.root, None);
 
     let mut tmpfs = facts(&image);
-    kernel(&mut tmpfs).upper = UpperWitness::Unseen;
+    kernel(&mut tmpfs).top = TopWitness::Unseen;
     kernel(&mut tmpfs).root.mount.as_mut().unwrap().fs_type = b"tmpfs".to_vec();
     assert_eq!(told(&decide(&tmpfs, None)), due);
+}
+
+/// The same container on `native`: its root is a bind mount of its own directory.
+fn on_native(facts: &mut Facts) {
+    facts.record.snapshotter = "native".into();
+    let rootfs = snapshot_facts(facts).rootfs.as_mut().unwrap();
+    (rootfs.snapshotter, rootfs.form) = (Snapshotter::Native, RootForm::Bind);
+    let mount = kernel(facts).root.mount.as_mut().unwrap();
+    (mount.fs_type, mount.root) = (b"ext4".to_vec(), b"/s/c".to_vec());
+    // Options of the node's own file system are not the container's.
+    mount.super_options = vec![b"metacopy=on".to_vec()];
+}
+
+#[test]
+fn a_container_on_native_is_identified_by_its_directory() {
+    let image = image(&["a", "b"], "sh", Target::Manifest);
+    let mut facts = facts(&image);
+    on_native(&mut facts);
+
+    let look = decide(&facts, None);
+
+    assert_eq!(told(&look), []);
+    let identity = look.identity.unwrap();
+    assert_eq!(identity.snapshotter, Snapshotter::Native);
+    assert_eq!(identity.uppers(), [PathBuf::from("/s/c")]);
+    assert_eq!(identity.layers[1].lower, PathBuf::from("/s/1"));
+
+    kernel(&mut facts).top = TopWitness::Other;
+    let due = [("snapshot-mismatch", Severity::Critical, "root-mount")];
+    assert_eq!(told(&decide(&facts, None)), due);
+}
+
+#[test]
+fn a_root_that_moved_on_native_is_milder_only_where_it_shows_the_same_directory() {
+    let image = image(&["a"], "sh", Target::Manifest);
+    let mut facts = facts(&image);
+    on_native(&mut facts);
+    let first = decide(&facts, None).first_sight;
+    kernel(&mut facts).root.witness.mount_id = 501;
+    let due = |severity| [("mount-drift", severity, "root-mount")];
+    assert_eq!(told(&decide(&facts, Some(&first))), due(Severity::Warning));
+    // Another directory of the same file system.
+    kernel(&mut facts).top = TopWitness::Other;
+    assert_eq!(told(&decide(&facts, Some(&first))), due(Severity::Critical));
+}
+
+#[test]
+fn a_view_has_layers_and_nothing_that_can_be_written() {
+    let image = image(&["a", "b"], "sh", Target::Manifest);
+    let mut facts = facts(&image);
+    snapshot_facts(&mut facts).snapshots[0].kind = SnapshotKind::View;
+    snapshot_facts(&mut facts).rootfs.as_mut().unwrap().upper = None;
+
+    let look = decide(&facts, None);
+
+    assert_eq!(told(&look), []);
+    let identity = look.identity.unwrap();
+    assert!(identity.uppers().is_empty());
+    assert_eq!(identity.layers.len(), 2);
+    assert_eq!(look.first_sight.upper, Some(PathBuf::from("/s/1")));
 }
 
 #[test]
@@ -454,7 +534,7 @@ fn a_root_that_cannot_be_seen_is_unverifiable() {
     let image = image(&["a"], "sh", Target::Manifest);
     let mut chrooted = facts(&image);
     kernel(&mut chrooted).root.mount = None;
-    kernel(&mut chrooted).upper = UpperWitness::Unseen;
+    kernel(&mut chrooted).top = TopWitness::Unseen;
     let due = [("unverifiable", Severity::Warning, "root-not-visible")];
     assert_eq!(told(&decide(&chrooted, None)), due);
 
@@ -476,19 +556,15 @@ fn the_root_of_first_sight_is_held_against_each_look() {
     // An init that chroots stands on the same mount: a fact, not a finding.
     let mut chrooted = facts(&image);
     kernel(&mut chrooted).root.mount = None;
-    kernel(&mut chrooted).upper = UpperWitness::Unseen;
+    kernel(&mut chrooted).top = TopWitness::Unseen;
     assert_eq!(told(&decide(&chrooted, Some(&first))), []);
 
     // It stands on it with the upper directory of first sight, whatever the records say now.
-    snapshot_facts(&mut chrooted)
-        .overlay
-        .as_mut()
-        .unwrap()
-        .upper = "/s/clean".into();
+    snapshot_facts(&mut chrooted).rootfs.as_mut().unwrap().upper = Some("/s/clean".into());
     let swapped = [("snapshot-mismatch", Severity::Critical, "root-mount")];
     assert_eq!(told(&decide(&chrooted, Some(&first))), swapped);
     let mut rewritten = facts(&image);
-    kernel(&mut rewritten).upper = UpperWitness::Other;
+    kernel(&mut rewritten).top = TopWitness::Other;
     assert_eq!(told(&decide(&rewritten, Some(&first))), swapped);
 
     // On another mount of the whole root the image's programs are still there.

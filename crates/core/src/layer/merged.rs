@@ -10,13 +10,14 @@ mod content;
 mod resolve;
 mod walk;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use crate::layer::merged::content::MergedContents;
 pub use crate::layer::merged::resolve::Resolved;
 pub use crate::layer::merged::walk::{Seen, Visible};
 use crate::layer::tree::key_of;
-use crate::layer::{Entry, ExpectedTree, Node, TreeError, xattr};
+use crate::layer::{Entry, ExpectedTree, Node, Snapshotter, TreeError, xattr};
 
 /// Trees of a whole image, top layer first.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct MergedTree {
     walked: Mutex<Vec<Directory>>,
     /// Added to every owner and group: the container runs in a user namespace.
     shift: (u32, u32),
+    /// How often it is added where that is not once: the names of hard links, by the first of them.
+    shifted_often: HashMap<Vec<u8>, u32>,
 }
 
 /// A directory that is seen, and the layers of which it is made, topmost first.
@@ -42,24 +45,40 @@ impl MergedTree {
             layers,
             walked: Mutex::new(Vec::new()),
             shift: (0, 0),
+            shifted_often: HashMap::new(),
         }
     }
 
     /// The same trees as a container in a user namespace must see them, where every file's owner was changed
-    /// on the disk. No shift at all is no change.
-    #[must_use]
-    pub const fn with_owners_shifted(mut self, uid: u32, gid: u32) -> Self {
+    /// on the disk, name by name. An overlay copies each name for itself; where hard links are kept, a file is
+    /// changed once for each of its names. No shift at all is no change.
+    pub fn with_owners_shifted(mut self, uid: u32, gid: u32) -> Result<Self, TreeError> {
         self.shift = (uid, gid);
-        self
+        let whole = self.layers.first().cloned();
+        let whole = whole.filter(|tree| tree.snapshotter() == Snapshotter::Native);
+        for entry in whole.iter().flat_map(|tree| tree.iter()) {
+            let (_, entry) = entry?;
+            // A copy makes links of other types files of their own.
+            if let (Node::File { .. }, Some(first)) = (entry.node, entry.hard_link) {
+                let times = self.shifted_often.entry(first).or_insert(1);
+                *times = times.saturating_add(1);
+            }
+        }
+        Ok(self)
     }
 
-    fn shifted(&self, mut entry: Entry) -> Entry {
+    fn shifted(&self, path: &[u8], mut entry: Entry) -> Entry {
         let (uid, gid) = self.shift;
-        if self.shift != (0, 0) && !entry.node.is_directory() {
+        if self.shift == (0, 0) {
+            return entry;
+        }
+        if !entry.node.is_directory() {
             drop_privileges(&mut entry);
         }
-        entry.uid = entry.uid.wrapping_add(uid);
-        entry.gid = entry.gid.wrapping_add(gid);
+        let first = entry.hard_link.as_deref().unwrap_or(path);
+        let times = self.shifted_often.get(first).copied().unwrap_or(1);
+        entry.uid = entry.uid.wrapping_add(uid.wrapping_mul(times));
+        entry.gid = entry.gid.wrapping_add(gid.wrapping_mul(times));
         entry
     }
 
@@ -96,7 +115,7 @@ impl MergedTree {
         let Some(top) = self.layers.first() else {
             return Ok(None);
         };
-        Ok(top.lookup(b"")?.map(|entry| (0, self.shifted(entry))))
+        Ok(top.lookup(b"")?.map(|entry| (0, self.shifted(b"", entry))))
     }
 
     /// The layers that make up the directory at `path`; none when no directory is seen there.
@@ -139,7 +158,7 @@ impl MergedTree {
             if let Some(tree) = self.layers.get(*layer)
                 && let Some(entry) = tree.lookup(path)?
             {
-                merge.add(*layer, self.shifted(entry));
+                merge.add(*layer, self.shifted(path, entry));
             }
             if merge.is_done {
                 break;

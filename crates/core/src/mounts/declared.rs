@@ -1,7 +1,7 @@
 //! What the runtime was asked to mount, and which mount of a table answers to it.
 //!
 //! Source paths are not compared: a source that is a link, a subvolume or a moved folder has another name in
-//! the table. What cannot be is that the source of a bind mount lies in the container's own overlay, which
+//! the table. What cannot be is that the source of a bind mount lies in the container's own root, which
 //! did not exist when the spec was written; and each request explains one mount, so that what is mounted over
 //! it is not explained.
 
@@ -9,7 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Device, MountEntry};
+use super::View;
+use super::table::MountEntry;
 use crate::layer::{MergedTree, Resolved, TreeError};
 
 /// What a container's spec says about mounts.
@@ -70,14 +71,14 @@ impl DeclaredMount {
     }
 
     /// Whether `entry` can be what the runtime made of this. `sysfs` and `cgroup` can become bind mounts.
-    fn fits(&self, entry: &MountEntry, own: Device) -> bool {
+    fn fits(&self, entry: &MountEntry, view: &View) -> bool {
         let fs_type = entry.fs_type.as_slice();
         let is_kind = match self.kind.as_str() {
             _ if self.is_bind() => true,
             kind @ ("proc" | "tmpfs" | "devpts" | "mqueue") => fs_type == kind.as_bytes(),
             _ => true,
         };
-        is_kind && entry.device != own
+        is_kind && !view.is_own(entry)
     }
 }
 
@@ -147,7 +148,7 @@ impl<'a> Open<'_, 'a> {
         &mut self,
         path: &[u8],
         entry: &MountEntry,
-        own: Device,
+        view: &View,
     ) -> Option<&'a DeclaredMount> {
         let requests = self.places.get_mut(path)?;
         // A request has two places where the image has a link on the way; it is met at one of them.
@@ -156,7 +157,7 @@ impl<'a> Open<'_, 'a> {
         }
         let request = *requests.last()?;
         let mount = self.asked.mounts.get(request)?;
-        if !mount.fits(entry, own) {
+        if !mount.fits(entry, view) {
             return None;
         }
         self.met.insert(request);

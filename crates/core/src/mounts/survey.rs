@@ -47,7 +47,7 @@ impl<'a> Survey<'a> {
             if entry.id == view.root {
                 Made::Root
             } else {
-                open.take(path, entry, view.device)
+                open.take(path, entry, view)
                     .map_or(Made::Unexplained, Made::Asked)
             }
         });
@@ -114,7 +114,7 @@ impl<'a> Survey<'a> {
         };
         let path = self.path(position);
         let fs_type = entry.fs_type.as_slice();
-        let is_foreign = entry.device != self.view.device;
+        let is_foreign = !self.view.is_own(entry);
         let is_empty_file_or_folder = matches!(fs_type, b"tmpfs" | b"devtmpfs");
         if asked.is_masked(path) {
             return is_foreign && is_empty_file_or_folder;
@@ -153,9 +153,9 @@ impl<'a> Survey<'a> {
         self.view.entries.get(position)
     }
 
-    /// Superblock of the container's own overlay.
-    pub(super) const fn own(&self) -> Device {
-        self.view.device
+    /// Which part of the container's own root is mounted; `None` when it is something else.
+    pub(super) fn own_path<'e>(&self, entry: &'e MountEntry) -> Option<&'e [u8]> {
+        self.view.own_path(entry)
     }
 
     /// The mount point, relative to the root.
@@ -202,7 +202,7 @@ impl<'a> Survey<'a> {
             return true;
         };
         let path = self.path(position);
-        let is_own = entry.device == self.view.device;
+        let is_own = self.view.is_own(entry);
         match entry.fs_type.as_slice() {
             _ if is_own => true,
             b"devtmpfs" => !path.starts_with(b"dev/"),

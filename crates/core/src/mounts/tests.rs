@@ -131,6 +131,7 @@ fn view(table: &str) -> View {
             major: 0,
             minor: 72,
         },
+        top: b"/".to_vec(),
         base: Vec::new(),
         entries: table::read(table.as_bytes(), LIMITS).unwrap(),
     }
@@ -399,6 +400,34 @@ fn another_namespace_is_judged_by_what_it_adds() {
         told(&declared(), &[own, other]),
         ["critical /usr: tmpfs, in a mount namespace of its own over a program"]
     );
+}
+
+#[test]
+fn a_root_on_the_nodes_own_filesystem_shares_it_with_volumes() {
+    // The usual table of a container whose root is a directory of the disk that its volumes are on.
+    let table = USUAL.replace(
+        "141 106 0:72 / / rw,relatime - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w",
+        "141 106 254:0 /s/7 / rw,relatime - ext4 /dev/vda rw",
+    );
+    let own = |more: &str| View {
+        device: Device {
+            major: 254,
+            minor: 0,
+        },
+        top: b"/s/7".to_vec(),
+        ..view(&format!("{table}{more}"))
+    };
+    assert_eq!(told(&declared(), &[own("")]), [""; 0]);
+    for (mounted, due) in [
+        ("/s/7/tmp/e", "the container's own /tmp/e"),
+        // Another snapshot, or any other directory of the node.
+        ("/s/77/tmp/e", "/s/77/tmp/e of ext4"),
+        ("/s", "/s of ext4"),
+    ] {
+        let line = format!("340 141 254:0 {mounted} /usr/bin/victim rw - ext4 /dev/vda rw\n");
+        let due = format!("critical /usr/bin/victim: {due} over a program");
+        assert_eq!(told(&declared(), &[own(&line)]), [due]);
+    }
 }
 
 #[test]

@@ -109,13 +109,12 @@ pub(super) fn found(survey: &Survey<'_>, position: usize, namespace: Namespace) 
     let Some(entry) = survey.entry(position) else {
         return String::new();
     };
-    let source = || shorten(&display::escape(&entry.root), MAX_SOURCE);
-    let what = if entry.device == survey.own() {
-        format!("the container's own {}", source())
-    } else if entry.root == b"/" {
-        fs_type(entry)
-    } else {
-        format!("{} of {}", source(), fs_type(entry))
+    let source = |path| shorten(&display::escape(path), MAX_SOURCE);
+    let what = match survey.own_path(entry) {
+        Some(b"") => "the container's own /".to_owned(),
+        Some(path) => format!("the container's own {}", source(path)),
+        None if entry.root == b"/" => fs_type(entry),
+        None => format!("{} of {}", source(&entry.root), fs_type(entry)),
     };
     what + elsewhere(namespace)
 }

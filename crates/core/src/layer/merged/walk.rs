@@ -95,7 +95,7 @@ impl<'a> Visible<'a> {
             let key = first.key.clone();
             let path = path_of(key.clone());
             let layers = self.open_at(&path);
-            let merge = self.merge(&key, &layers)?;
+            let merge = self.merge(&key, &path, &layers)?;
             if merge.is_directory() {
                 self.open.push(Directory {
                     path: path.clone(),
@@ -123,7 +123,7 @@ impl<'a> Visible<'a> {
     }
 
     /// Takes every layer's entry for `key`, and joins those of `layers`.
-    fn merge(&mut self, key: &[u8], layers: &[usize]) -> Result<Merge, TreeError> {
+    fn merge(&mut self, key: &[u8], path: &[u8], layers: &[usize]) -> Result<Merge, TreeError> {
         let mut merge = Merge::default();
         while self.heads.peek().is_some_and(|head| head.0.key == key) {
             let Some(Reverse(head)) = self.heads.pop() else {
@@ -133,7 +133,7 @@ impl<'a> Visible<'a> {
             if let Some((layer, _)) = self.sources.get(head.source)
                 && layers.contains(layer)
             {
-                merge.add(*layer, self.merged.shifted(head.entry));
+                merge.add(*layer, self.merged.shifted(path, head.entry));
             }
         }
         Ok(merge)

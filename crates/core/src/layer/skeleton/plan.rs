@@ -105,7 +105,9 @@ fn survivors(
     numbered: &FileTable,
     parents: &[Arc<ExpectedTree>],
 ) -> Result<HashMap<u64, Vec<u8>>, PlaceError> {
-    let placed = place(numbered, Snapshotter::Overlayfs, parents)?;
+    // As the layers below were; of the lowest both make the same files.
+    let below = parents.first().map(|tree| tree.snapshotter());
+    let placed = place(numbered, below.unwrap_or(Snapshotter::Overlayfs), parents)?;
     let mut survivors = HashMap::new();
     for (path, entry) in placed.iter() {
         if let Node::File { digest, .. } = &entry.node
