@@ -8,6 +8,7 @@
 mod apply;
 mod blob;
 mod codec;
+mod contents;
 mod entry;
 #[cfg(test)]
 mod fixture;
@@ -30,6 +31,7 @@ mod unpacked;
 mod xattr;
 
 pub use codec::Damage;
+pub use contents::{WantedContents, find_contents};
 pub use entry::{Entry, MARKER_BYTES, Marker, Node};
 pub use limits::Limits;
 pub use merged::{MergedContents, MergedTree, Resolved, Seen, Visible};

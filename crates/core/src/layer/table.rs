@@ -20,7 +20,7 @@ use crate::layer::blob::Blob;
 use crate::layer::codec::Cursor;
 use crate::layer::source::Passing;
 pub(super) use crate::layer::table::build::{
-    Builder, Contents, number_as_digest, number_of_digest,
+    Builder, Contents, failure, number_as_digest, number_of_digest,
 };
 use crate::layer::table::record::take_record;
 pub(super) use crate::layer::table::record::{Kind, Record};
@@ -177,6 +177,9 @@ impl FileTable {
         let digest = self.encoded.last_chunk().copied().unwrap_or_default();
         Digest::from_sha256(digest)
     }
+
+    /// Of the format: digests of two formats cannot be compared.
+    pub const VERSION: u8 = VERSION;
 
     /// The layer.
     pub const fn diff_id(&self) -> DiffId {

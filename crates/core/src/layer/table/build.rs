@@ -57,13 +57,9 @@ impl Builder {
     ) -> Result<(), TableError> {
         let shown = Shown::new(&mut *blob, passing);
         let read = self.read_entries(&mut TarReader::new(shown, limits));
-        match (read, blob.stopped()) {
-            (Err(TableError::Tar(TarError::Io(error))), Some(stop)) => Err(match stop {
-                Stop::Source => TableError::Io(error),
-                Stop::Compression => TableError::Compression(error),
-                Stop::Limit => TableError::LayerTooLarge(limits.uncompressed_bytes),
-            }),
-            (read, _) => read,
+        match read {
+            Err(TableError::Tar(error)) => Err(stopped(blob.stopped(), error, limits)),
+            read => read,
         }
     }
 
@@ -163,6 +159,36 @@ impl Builder {
             entries: self.entries,
             trailing_bytes: self.trailing_bytes,
         }
+    }
+}
+
+/// Why an archive could not be read to its end, when its blob may be to blame.
+fn stopped(stop: Option<Stop>, error: TarError, limits: &Limits) -> TableError {
+    match (error, stop) {
+        (TarError::Io(error), Some(Stop::Source)) => TableError::Io(error),
+        (TarError::Io(error), Some(Stop::Compression)) => TableError::Compression(error),
+        (TarError::Io(_), Some(Stop::Limit)) => {
+            TableError::LayerTooLarge(limits.uncompressed_bytes)
+        }
+        (error, _) => TableError::Tar(error),
+    }
+}
+
+/// Why the archive of a blob could not be read: a blob that is not the one named explains everything that
+/// is wrong in it.
+pub(in crate::layer) fn failure<R: Read>(
+    mut blob: Blob<R>,
+    error: TarError,
+    expected_blob: Digest,
+    limits: &Limits,
+) -> TableError {
+    let error = stopped(blob.stopped(), error, limits);
+    match blob.digest_of_rest() {
+        Ok(actual) if actual != expected_blob => TableError::BlobDigest {
+            expected: expected_blob,
+            actual,
+        },
+        _ => error,
     }
 }
 
