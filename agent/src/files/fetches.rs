@@ -4,29 +4,27 @@
 //! A look must never wait for a registry: there are only so many looks at once, and other containers. What
 //! failed is tried again, later each time.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::digest::DiffId;
 use holdfast_core::layer::FileTable;
 use holdfast_daemon::shutdown::{Stop, stopped};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
+use super::book::{Book, Standing, Waits};
 use super::fetch::{Fetcher, NotFetched, Remote};
 
 /// Layers that wait; one more is named again by the next look.
 const QUEUE: usize = 256;
-/// Layers that are remembered; what has failed long ago is forgotten first.
-const MAX_KNOWN: usize = 4096;
-/// The first wait after a failure; doubled after each.
-const FIRST_WAIT: Duration = Duration::from_mins(1);
-/// The longest: a blob that was pushed again is found within this time.
-const MAX_WAIT: Duration = Duration::from_hours(6);
+/// A blob that was pushed again is found within the longest.
+const WAITS: Waits = Waits {
+    first: Duration::from_mins(1),
+    last: Duration::from_hours(6),
+};
 
 /// Keeps a table where looks find it.
 pub type Keep = Arc<dyn Fn(&FileTable) -> io::Result<()> + Send + Sync>;
@@ -60,19 +58,7 @@ impl FetchProgress {
 #[derive(Clone, Debug)]
 pub struct Fetches {
     queue: mpsc::Sender<Remote>,
-    book: Arc<Mutex<HashMap<DiffId, Entry>>>,
-}
-
-#[derive(Debug)]
-enum Entry {
-    UnderWay,
-    Failed {
-        error: Arc<NotFetched>,
-        again: Instant,
-        wait: Duration,
-    },
-    /// Asked for again after a failure; the wait that follows the next one.
-    Again(Duration),
+    book: Arc<Book<DiffId, NotFetched>>,
 }
 
 /// The worker.
@@ -95,7 +81,7 @@ impl Fetches {
         let (sender, queue) = mpsc::channel(QUEUE);
         let list = Self {
             queue: sender,
-            book: Arc::default(),
+            book: Arc::new(Book::new(WAITS)),
         };
         let worker = Worker {
             queue,
@@ -108,54 +94,28 @@ impl Fetches {
 
     /// Asks for a layer's table, and says how it stands. Waits for nothing.
     pub fn ask(&self, remote: Remote) -> FetchProgress {
-        let now = Instant::now();
-        let mut book = self.book();
-        let next = match book.get(&remote.diff_id) {
-            Some(Entry::UnderWay | Entry::Again(_)) => return FetchProgress::UnderWay,
-            Some(Entry::Failed { error, again, .. }) if now < *again => {
-                return FetchProgress::Failed(Arc::clone(error));
-            }
-            Some(Entry::Failed { wait, .. }) => Entry::Again(wait.saturating_mul(2).min(MAX_WAIT)),
-            None => Entry::UnderWay,
-        };
-        if book.len() >= MAX_KNOWN {
-            book.retain(|_, entry| !matches!(entry, Entry::Failed { again, .. } if *again <= now));
+        let standing = self
+            .book
+            .ask(remote.diff_id, || self.queue.try_send(remote).is_ok());
+        match standing {
+            Standing::UnderWay => FetchProgress::UnderWay,
+            Standing::Failed(error) => FetchProgress::Failed(error),
         }
-        let diff_id = remote.diff_id;
-        // A full list: the next look asks again.
-        if book.len() < MAX_KNOWN && self.queue.try_send(remote).is_ok() {
-            book.insert(diff_id, next);
-        }
-        FetchProgress::UnderWay
     }
 
     fn done(&self, diff_id: DiffId, result: Result<(), NotFetched>) {
         match result {
             // The next look finds the table.
-            Ok(()) => drop(self.book().remove(&diff_id)),
+            Ok(()) => self.book.done(&diff_id),
             Err(error) => {
                 tracing::warn!(layer = %diff_id, %error, "Layer cannot be read from its registry.");
-                self.failed(diff_id, error);
+                match error {
+                    // What these bytes are does not change.
+                    NotFetched::Refused(_) => self.book.failed_for_long(diff_id, error),
+                    error => self.book.failed(diff_id, error),
+                }
             }
         }
-    }
-
-    fn failed(&self, diff_id: DiffId, error: NotFetched) {
-        let mut book = self.book();
-        let wait = match book.get(&diff_id) {
-            // What these bytes are does not change.
-            _ if matches!(error, NotFetched::Refused(_)) => MAX_WAIT,
-            Some(Entry::Again(wait)) => *wait,
-            Some(Entry::UnderWay | Entry::Failed { .. }) | None => FIRST_WAIT,
-        };
-        if let Some(again) = Instant::now().checked_add(wait) {
-            let error = Arc::new(error);
-            book.insert(diff_id, Entry::Failed { error, again, wait });
-        }
-    }
-
-    fn book(&self) -> MutexGuard<'_, HashMap<DiffId, Entry>> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@
 //! Whatever could not be read is [`Unverified`], by name: never clean, never left out.
 
 mod atomic;
+mod book;
 pub mod budget;
 mod bytecode;
 mod expected;

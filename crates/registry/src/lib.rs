@@ -25,6 +25,7 @@ mod hosts;
 mod lane;
 mod layout;
 mod pace;
+mod reading;
 mod referrers;
 mod retry;
 mod retry_after;
@@ -45,6 +46,7 @@ pub use error::{
 };
 pub use layout::Layout;
 pub use pace::Pace;
+pub use reading::{Coming, NotRead, Reading};
 pub use referrers::{
     MAX_REFERRERS, Referrer, Referrers, attestations_tag, is_about, referrers_tag,
 };
