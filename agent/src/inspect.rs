@@ -5,6 +5,7 @@
 //! check that it could not do: as `unverifiable`, never as silence and never as a pass.
 
 mod content;
+mod elsewhere;
 mod listing;
 mod lowers;
 mod memory;

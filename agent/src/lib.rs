@@ -29,6 +29,7 @@ pub mod local;
 pub mod node;
 pub mod publish;
 pub mod reconcile;
+pub mod relay;
 pub mod report;
 pub mod runtime;
 pub mod sources;
@@ -56,6 +57,7 @@ use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
 
 use crate::config::Config;
 use crate::files::budget::Limits;
@@ -73,6 +75,7 @@ use crate::link::{AddressError, CollectorAddress, TlsSource};
 use crate::node::NodeError;
 use crate::publish::{FindingsFile, Publisher, Reporting};
 use crate::reconcile::{Parts, Reconcile};
+use crate::relay::Relay;
 use crate::report::{
     Bounds, Consumers, Ledger, LedgerError, Pace, Sink, Uplink, UplinkState, Vitals,
 };
@@ -127,13 +130,19 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
 
     let client = trust::client(&config)?;
-    let (shared, this_run) = shared(&config, node, metrics.clone(), &client)?;
+    let tables = Arc::new(tables(&config)?);
+    let (shared, this_run) = shared(&config, node, metrics.clone(), (&client, &tables))?;
     let shared = Arc::new(shared);
     if config.content.registry {
         start_fetching(&config, &shared, client, &mut supervisor);
     }
     let (ledger, writer) = open_ledger(&config)?;
-    let reporting = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
+    let (reporting, channel) = start_reporting(&config, &ledger, &metrics, &mut supervisor)?;
+    if let Some(channel) = channel {
+        let (relay, asks) = Relay::new(channel, tables, metrics, relay::Pace::default());
+        shared.content.ask_with(asks);
+        supervisor.spawn("relay", relay.run(supervisor.stop()));
+    }
     let known = ledger.known().await.unwrap_or_else(|error| {
         // A full disk, say. What was known counts as first sight; what runs is watched all the same.
         tracing::error!(%error, "What was known of the containers cannot be read.");
@@ -207,19 +216,16 @@ fn shared(
     config: &Config,
     node: String,
     metrics: Metrics,
-    client: &Client,
+    (client, tables): (&Client, &Arc<Tables>),
 ) -> Result<(Shared, Run), AgentError> {
     let state = &config.state.directory;
     let failed = |error| AgentError::State(state.clone(), error);
-    make_private(state).map_err(failed)?;
     let this_run = begin(state);
     let lowers = Arc::new(Lowers::new(History::open(state, &this_run)));
     let workers = Workers::new(metrics.stuck_workers.clone());
-    let tables = Tables::new(state, None).map_err(failed)?;
-    let tables = tables.with_skeletons(config.state.skeletons.as_deref());
     let shared = Shared {
         node,
-        content: Arc::new(Content::new(tables, workers.clone(), lowers)),
+        content: Arc::new(Content::new(Arc::clone(tables), workers.clone(), lowers)),
         workers,
         keep: Keep::new(state).map_err(failed)?,
         trust: Trust::load(&config.trust, client)?,
@@ -237,6 +243,14 @@ fn begin(state: &Path) -> Run {
         tracing::warn!(%error, "The start could not be written down.");
         Run::look(state, &boot_id)
     })
+}
+
+/// What layers are compared with, in the agent's own folder.
+fn tables(config: &Config) -> Result<Tables, AgentError> {
+    let state = &config.state.directory;
+    let tables = make_private(state).and_then(|()| Tables::new(state, None));
+    let tables = tables.map_err(|error| AgentError::State(state.clone(), error))?;
+    Ok(tables.with_skeletons(config.state.skeletons.as_deref()))
 }
 
 fn make_private(folder: &Path) -> std::io::Result<()> {
@@ -263,13 +277,14 @@ fn start_fetching(
     supervisor.spawn("fetches", worker.run(supervisor.stop()));
 }
 
-/// Sink and uplink. Gives what both say of themselves, and where the uplink's vital signs are put.
+/// Sink and uplink. Gives what both say of themselves, where the uplink's vital signs are put, and the
+/// connection to the collector.
 fn start_reporting(
     config: &Config,
     ledger: &Ledger,
     metrics: &Metrics,
     supervisor: &mut Supervisor,
-) -> Result<Reporting, AgentError> {
+) -> Result<(Reporting, Option<Channel>), AgentError> {
     let stop = supervisor.stop();
     let file = config.report.file.as_ref().map(|path| {
         let (sink, state) = Sink::new(ledger.clone(), path.clone());
@@ -280,6 +295,7 @@ fn start_reporting(
         }
     });
     let (vitals, seen) = watch::channel(Vitals::default());
+    let mut connection = None;
     if let Some(collector) = &config.report.collector {
         let server_name = collector.server_name.as_ref().map(PeerName::as_str);
         let address = CollectorAddress::new(collector.address.as_str(), server_name)?;
@@ -289,6 +305,7 @@ fn start_reporting(
         supervisor.spawn("certificates", watch.run(stop.clone()));
         let source: TlsSource = Arc::new(move || tls.current());
         let channel = link::channel(&address, source)?;
+        connection = Some(channel.clone());
         let pace = Pace {
             heartbeat: config.report.heartbeat.get(),
             ..Pace::default()
@@ -300,7 +317,7 @@ fn start_reporting(
             publish_uplink(state, metrics.clone(), stop),
         );
     }
-    Ok(Reporting { file, vitals })
+    Ok((Reporting { file, vitals }, connection))
 }
 
 /// What the main loop needs besides configuration and looks.

@@ -49,6 +49,35 @@ struct TopicLabels {
     topic: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RelayLabels {
+    what: &'static str,
+}
+
+/// What goes between nodes by way of the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// A skeleton that was made here.
+    SkeletonGiven,
+    /// A skeleton of a layer whose blob is not here.
+    SkeletonTaken,
+    /// A file's content, for a proof that failed.
+    ContentTaken,
+}
+
+impl Relayed {
+    const ALL: [Self; 3] = [Self::SkeletonGiven, Self::SkeletonTaken, Self::ContentTaken];
+
+    const fn labels(self) -> RelayLabels {
+        let what = match self {
+            Self::SkeletonGiven => "skeleton-given",
+            Self::SkeletonTaken => "skeleton-taken",
+            Self::ContentTaken => "content-taken",
+        };
+        RelayLabels { what }
+    }
+}
+
 /// The metrics. Clones share their values.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -100,6 +129,9 @@ pub struct Metrics {
     pub scrub_late: Gauge,
     /// When the layer that has waited longest was compared.
     pub oldest_layer_check: Gauge<f64, AtomicU64>,
+    relayed: Family<RelayLabels, Counter>,
+    /// Calls to the collector's relay that failed.
+    pub relay_failures: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -278,6 +310,16 @@ impl Metrics {
             "When the collector last confirmed something",
             self.last_confirmed.clone(),
         );
+        agent.register(
+            "relayed",
+            "Skeletons and contents given to and taken from the collector",
+            self.relayed.clone(),
+        );
+        agent.register(
+            "relay_failures",
+            "Calls to the relay of the collector that failed",
+            self.relay_failures.clone(),
+        );
     }
 
     fn start_at_zero(&self) {
@@ -294,6 +336,9 @@ impl Metrics {
                     check: check.as_str(),
                 }));
             }
+        }
+        for what in Relayed::ALL {
+            drop(self.relayed.get_or_create(&what.labels()));
         }
         for (kind, severity) in all_kinds() {
             drop(
@@ -360,6 +405,11 @@ impl Metrics {
                 .get_or_create(&open_labels(kind, severity))
                 .set(open(kind, severity));
         }
+    }
+
+    /// Something was given to or taken from the collector.
+    pub fn relayed(&self, what: Relayed) {
+        self.relayed.get_or_create(&what.labels()).inc();
     }
 
     /// An event has arrived.

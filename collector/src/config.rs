@@ -6,10 +6,12 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_daemon::address::{ListenAddress, LoopbackAddress};
+use holdfast_core::trust::policy::Glob;
+use holdfast_daemon::address::{HostPort, ListenAddress, LoopbackAddress};
 use holdfast_daemon::config::absolute_path;
 use holdfast_daemon::logging::Log;
 use holdfast_daemon::tls::{TlsError, TlsFile, TlsFiles};
+use holdfast_registry::{Access, Registries};
 use serde::Deserialize;
 
 /// `/etc/holdfast/collector.toml`.
@@ -33,6 +35,9 @@ pub struct Config {
     /// When a node is silent.
     #[serde(default)]
     pub nodes: Nodes,
+    /// Which registries are read for nodes without blobs.
+    #[serde(default)]
+    pub registry: Registry,
     /// What is logged.
     #[serde(default)]
     pub log: Log,
@@ -296,6 +301,87 @@ impl Nodes {
     }
 }
 
+/// Which registries are read, once a layer, for nodes whose blobs are gone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Registry {
+    /// Patterns of repositories that may be read, whoever asks; without any, no registry is.
+    pub repositories: Vec<RepositoryPattern>,
+    /// What may be read in an hour, in bytes.
+    pub bytes_per_hour: NonZeroU64,
+    /// Registries (`HOST:PORT`) that are asked over plain HTTP.
+    pub insecure_registries: Vec<HostPort>,
+    /// Credentials, in the form of docker's `config.json`.
+    pub docker_config: Option<PathBuf>,
+    /// Folders, absolute, in which its credential helpers are looked for.
+    pub credential_helpers: Vec<PathBuf>,
+    /// containerd's `certs.d` folders with `hosts.toml`.
+    pub hosts_directories: Vec<PathBuf>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let Registries {
+            docker_config,
+            credential_helpers,
+            hosts_directories,
+        } = Registries::default();
+        Self {
+            repositories: Vec::new(),
+            bytes_per_hour: const { NonZeroU64::new(20 << 30).unwrap() },
+            insecure_registries: Vec::new(),
+            docker_config,
+            credential_helpers,
+            hosts_directories,
+        }
+    }
+}
+
+impl Registry {
+    /// How registries are asked.
+    pub fn access(&self) -> Access {
+        let registries = Registries {
+            docker_config: self.docker_config.clone(),
+            credential_helpers: self.credential_helpers.clone(),
+            hosts_directories: self.hosts_directories.clone(),
+        };
+        let insecure = self.insecure_registries.iter();
+        let insecure: Vec<String> = insecure.map(|host| host.as_str().to_owned()).collect();
+        registries.access(&insecure)
+    }
+
+    /// The repositories that may be read.
+    pub fn allowed(&self) -> Vec<Glob> {
+        let patterns = self.repositories.iter();
+        patterns.map(|pattern| pattern.0.clone()).collect()
+    }
+}
+
+/// A pattern of repositories: `*` is anything but a slash, `**` anything.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RepositoryPattern(Glob);
+
+impl TryFrom<String> for RepositoryPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let expected = "expected a pattern of repositories such as registry.example.org/shop/*";
+        // A tag or a digest would never match.
+        if text.contains('@')
+            || text
+                .rsplit_once(':')
+                .is_some_and(|(_, tag)| !tag.contains('/'))
+        {
+            return Err(format!(
+                "{expected}, without tag and digest, found {text:?}"
+            ));
+        }
+        let glob = Glob::parse(&text).map_err(|error| format!("{expected}: {error}"))?;
+        Ok(Self(glob))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -315,6 +401,7 @@ mod tests {
         assert_eq!(config.grpc.listen.address().to_string(), "0.0.0.0:7400");
         assert_eq!(config.api.listen.address().to_string(), "127.0.0.1:7401");
         assert_eq!(config.nodes.silent_after(), Duration::from_secs(45));
+        assert!(config.registry.allowed().is_empty(), "none is read unasked");
     }
 
     #[test]
@@ -343,6 +430,17 @@ mod tests {
             ("[api]\nlisten = \"localhost:1\"\n", "6:10", "ADDRESS:PORT"),
             ("[store]\npath = \"c.db\"\n", "6:8", "absolute path"),
             ("[log]\nfilter = \"a=b=c\"\n", "6:10", "log filter"),
+            (
+                "[registry]\nrepositories = [\"a.example/b\", \"a.example/b:1\"]\n",
+                "6:16",
+                "without tag",
+            ),
+            ("[registry]\nrepositories = [\"\"]\n", "6:16", "empty"),
+            (
+                "[registry]\ninsecure-registries = [\"a\"]\n",
+                "6:23",
+                "HOST:PORT",
+            ),
         ] {
             let refusal = parse(more).unwrap_err();
             let place = format!("collector.toml:{place}: ");

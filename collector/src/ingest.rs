@@ -7,6 +7,7 @@
 
 mod door;
 mod listen;
+mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use tonic::{Request, Response, Status};
 
 pub use self::listen::{BindError, Listener, Peer};
 use crate::commit::{Queue, Work};
-use crate::nodes::{Beat, Fleet};
+use crate::nodes::{Beat, Fleet, Tables};
+use crate::relay::Relay;
 use crate::telemetry::{LogLimit, Metrics};
 
 /// A call that takes longer is given up; the agent sends its batch again.
@@ -52,6 +54,8 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_mins(10);
 pub struct Ingest {
     queue: Queue,
     fleet: Arc<Fleet>,
+    tables: Arc<Tables>,
+    relay: Relay,
     metrics: Metrics,
     refusals: Arc<LogLimit>,
     conflicts: Arc<LogLimit>,
@@ -59,10 +63,17 @@ pub struct Ingest {
 
 impl Ingest {
     /// The service behind a listener.
-    pub fn new(queue: Queue, fleet: Arc<Fleet>, metrics: Metrics) -> Self {
+    pub fn new(
+        queue: Queue,
+        (fleet, tables): (Arc<Fleet>, Arc<Tables>),
+        relay: Relay,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             queue,
             fleet,
+            tables,
+            relay,
             metrics,
             refusals: Arc::default(),
             conflicts: Arc::default(),

@@ -4,12 +4,14 @@
 //! agents ──mTLS──▶ ingest ──▶ commit ──▶ findings ──▶ store ──▶ deliver ──▶ Alertmanager
 //!                    │           ▲                      │
 //!                    ▼           │                      └────▶ api ──▶ people, Prometheus
-//!                  nodes ────────┘ silence
+//!                  nodes ────────┘ silence, disagreement
 //! ```
 //!
 //! One record's way: [`ingest`] takes the node's name from the certificate and parses at the door;
 //! `commit` joins what came at the same time into one transaction; [`findings`] drops repeats, moves
 //! places and joins them; only after the commit the agent is confirmed, and only then it forgets.
+//!
+//! Beside that, over the same connections, `relay` hands on what stands in for layer blobs.
 //!
 //! This file joins the parts and decides nothing.
 
@@ -21,22 +23,26 @@ pub mod deliver;
 pub mod findings;
 pub mod ingest;
 pub mod nodes;
+pub mod relay;
 pub mod store;
 pub mod telemetry;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::finding::Kind;
+use holdfast_core::finding::{Detail, Finding, Kind};
 use holdfast_daemon::admin::{self, Admin};
 use holdfast_daemon::readiness::Readiness;
 use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, Supervisor, SupervisorError};
 use holdfast_daemon::tls::{self, Reloading, TlsError};
+use holdfast_registry::{Allowance, Client, Reading, SetupError};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -44,12 +50,16 @@ use crate::commit::Committer;
 use crate::config::Config;
 use crate::deliver::alertmanager::Sender;
 use crate::ingest::{Ingest, Listener};
-use crate::nodes::{Fleet, Watch};
-use crate::store::{Store, StoreError, Writer};
+use crate::nodes::{Fleet, Tables, Watch};
+use crate::relay::{Origin, OriginTask, Relay};
+use crate::store::{FindingFilter, Store, StoreError, Writer};
 use crate::telemetry::{Metrics, Reload};
 
 /// How often sizes and counts are read for the metrics.
 const OBSERVE: Duration = Duration::from_secs(10);
+
+/// Disagreements that are taken up after a restart; with more, something else is wrong.
+const MAX_DISAGREEMENTS: i64 = 1000;
 
 /// Why the collector did not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +84,17 @@ pub enum StartError {
     /// The HTTP client could not be made.
     #[error("HTTP client: {0}")]
     Client(#[from] reqwest::Error),
+    /// Registries cannot be asked.
+    #[error("registry: {0}")]
+    Registry(#[from] SetupError),
+    /// The folder of relayed files cannot be used.
+    #[error("{}: {source}", path.display())]
+    Relay {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// A collector that has started.
@@ -130,6 +151,9 @@ struct Parts {
     store: Store,
     writer: Writer,
     fleet: Arc<Fleet>,
+    tables: Arc<Tables>,
+    relay: Relay,
+    origin: Option<OriginTask>,
     senders: Vec<Sender>,
     listener: Listener,
     admin: Admin,
@@ -149,8 +173,12 @@ impl Parts {
             metrics.store_set_aside.inc();
         }
         let store = opened.store;
+        let (relay, origin) = open_relay(&config, &metrics)?;
         Ok(Self {
             fleet: Arc::new(load_fleet(&store, &config).await?),
+            tables: Arc::new(load_tables(&store).await?),
+            relay,
+            origin,
             senders: Sender::all(&config.alertmanager, &store, &metrics)?,
             listener: Listener::bind(config.grpc.listen.address()).await?,
             admin: Admin::bind(config.api.listen.address()).await?,
@@ -180,12 +208,21 @@ impl Parts {
             fleet: Arc::clone(&self.fleet),
         }));
         tasks.spawn("api", self.admin.serve(routes, tasks.stop()));
-        let ingest = Ingest::new(queue.clone(), Arc::clone(&self.fleet), self.metrics.clone());
+        let nodes = (Arc::clone(&self.fleet), Arc::clone(&self.tables));
+        let ingest = Ingest::new(
+            queue.clone(),
+            nodes,
+            self.relay.clone(),
+            self.metrics.clone(),
+        );
+        if let Some(origin) = self.origin {
+            tasks.spawn("origin", origin.run(self.relay, tasks.stop()));
+        }
         let serving = self
             .listener
             .serve(Arc::clone(&self.tls), ingest, tasks.stop());
         tasks.spawn("ingest", serving);
-        let watch = Watch::new(self.fleet, queue.clone(), self.metrics.clone());
+        let watch = Watch::new(self.fleet, self.tables, queue.clone(), self.metrics.clone());
         tasks.spawn("nodes", watch.run(tasks.stop()));
         tasks.spawn(
             "sweep",
@@ -212,6 +249,52 @@ async fn load_fleet(store: &Store, config: &Config) -> Result<Fleet, StoreError>
         config.nodes.silent_after(),
         Instant::now(),
     ))
+}
+
+/// Relayed files are kept beside the store; layers are read from registries where that is configured.
+fn open_relay(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<(Relay, Option<OriginTask>), StartError> {
+    let allowed = config.registry.allowed();
+    let (origin, task) = if allowed.is_empty() {
+        (None, None)
+    } else {
+        let client = Client::new(config.registry.access())?;
+        let allowance = Allowance::new(config.registry.bytes_per_hour);
+        let reading = Reading::new(client, allowance, Handle::current());
+        let (origin, task) = Origin::new(reading, allowed);
+        (Some(origin), Some(task))
+    };
+    let path = config.store.path.with_file_name("relay");
+    match Relay::open(&path, origin, metrics.clone()) {
+        Ok(relay) => Ok((relay, task)),
+        Err(source) => Err(StartError::Relay { path, source }),
+    }
+}
+
+/// What nodes said of tables where they disagreed: the others say it again within the hour.
+async fn load_tables(store: &Store) -> Result<Tables, StoreError> {
+    let tables = Tables::default();
+    let filter = FindingFilter {
+        is_open: Some(true),
+        kinds: vec![Kind::AgentAltered.as_str().to_owned()],
+        limit: MAX_DISAGREEMENTS,
+        ..FindingFilter::default()
+    };
+    for view in store.findings(&filter).await? {
+        let fingerprint = view.finding.fingerprint;
+        for place in store.places(fingerprint, MAX_DISAGREEMENTS).await? {
+            let document = store.document(&place).await?.unwrap_or_default();
+            if place.resolved.is_none()
+                && let Ok(finding) = Finding::parse(document.as_bytes())
+                && let Detail::AgentAltered(altered) = &finding.detail
+            {
+                tables.was_open(&finding.node, altered, Instant::now());
+            }
+        }
+    }
+    Ok(tables)
 }
 
 /// Reads what no event tells.

@@ -11,7 +11,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-pub use self::labels::{AlertState, Delivery, Handshake, NodeState, Receiver, Refused, Reload};
+pub use self::labels::{
+    AlertState, Delivery, Dropped, Handshake, NodeState, Read, Receiver, Refused, Reload,
+};
 pub use self::log_limit::LogLimit;
 
 /// Labels: names and values are both ours.
@@ -53,6 +55,23 @@ pub struct Metrics {
     tls_reloads: Family<Labels<1>, Gauge>,
     /// Until when our certificate is valid.
     pub certificate_expiry: Gauge,
+    skeletons: Gauge,
+    skeleton_bytes: Gauge,
+    /// Skeletons that nodes gave.
+    pub skeletons_received: Counter,
+    skeletons_dropped: Family<Labels<1>, Counter>,
+    registry_reads: Family<Labels<1>, Counter>,
+    /// Layers on whose tables nodes disagree.
+    pub table_disagreements: Gauge,
+}
+
+/// How many skeletons are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Skeletons {
+    /// Files.
+    pub files: i64,
+    /// Bytes.
+    pub bytes: i64,
 }
 
 impl Metrics {
@@ -80,12 +99,19 @@ impl Metrics {
             handshakes: Family::default(),
             tls_reloads: Family::default(),
             certificate_expiry: Gauge::default(),
+            skeletons: Gauge::default(),
+            skeleton_bytes: Gauge::default(),
+            skeletons_received: Counter::default(),
+            skeletons_dropped: Family::default(),
+            registry_reads: Family::default(),
+            table_disagreements: Gauge::default(),
         };
         metrics.touch();
         let mut registry = Registry::with_prefix("holdfast_collector");
         metrics.register_ingest(&mut registry);
         metrics.register_fleet(&mut registry);
         metrics.register_store(&mut registry);
+        metrics.register_relay(&mut registry);
         (metrics, registry)
     }
 
@@ -114,6 +140,14 @@ impl Metrics {
         }
         for outcome in Reload::ALL {
             self.reloads(*outcome, 0);
+        }
+        for reason in Dropped::ALL {
+            let labels = [("reason", reason.as_str())];
+            self.skeletons_dropped.get_or_create(&labels).inc_by(0);
+        }
+        for outcome in Read::ALL {
+            let labels = [("outcome", outcome.as_str())];
+            self.registry_reads.get_or_create(&labels).inc_by(0);
         }
     }
 
@@ -228,6 +262,57 @@ impl Metrics {
             "When a transaction was last made durable",
             self.last_commit.clone(),
         );
+    }
+
+    fn register_relay(&self, registry: &mut Registry) {
+        registry.register(
+            "skeletons",
+            "Skeletons that are kept for nodes without blobs",
+            self.skeletons.clone(),
+        );
+        registry.register(
+            "skeleton_bytes",
+            "Their bytes on disk",
+            self.skeleton_bytes.clone(),
+        );
+        registry.register(
+            "skeletons_received",
+            "Skeletons that nodes gave",
+            self.skeletons_received.clone(),
+        );
+        registry.register(
+            "skeletons_dropped",
+            "Skeletons that turned out to be wrong, by reason",
+            self.skeletons_dropped.clone(),
+        );
+        registry.register(
+            "registry_reads",
+            "Layers read from their registries, by outcome",
+            self.registry_reads.clone(),
+        );
+        registry.register(
+            "table_disagreements",
+            "Layers on whose tables nodes disagree",
+            self.table_disagreements.clone(),
+        );
+    }
+
+    /// Sets how many skeletons are kept.
+    pub fn skeletons(&self, kept: Skeletons) {
+        self.skeletons.set(kept.files);
+        self.skeleton_bytes.set(kept.bytes);
+    }
+
+    /// Counts a skeleton that turned out to be wrong.
+    pub fn skeletons_dropped(&self, reason: Dropped) {
+        let labels = [("reason", reason.as_str())];
+        self.skeletons_dropped.get_or_create(&labels).inc();
+    }
+
+    /// Counts a layer that a registry was asked for.
+    pub fn registry_read(&self, outcome: Read) {
+        let labels = [("outcome", outcome.as_str())];
+        self.registry_reads.get_or_create(&labels).inc();
     }
 
     /// Counts refused records.

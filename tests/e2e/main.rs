@@ -27,6 +27,7 @@ mod mounts;
 mod native;
 mod read;
 mod registry;
+mod relay;
 mod scene;
 mod scrub;
 mod signatures;

@@ -23,12 +23,12 @@ struct Blind {
     skeletons: TempDir,
 }
 
-fn library(number: usize) -> String {
+pub(crate) fn library(number: usize) -> String {
     format!("\x7fELF library {number}")
 }
 
 /// Layers with what blobs alone know: replaced entries, hard links, attributes, whiteouts.
-fn image() -> Image {
+pub(crate) fn image() -> Image {
     let mut second = vec![
         Entry::program("usr/bin/tool", "#!/bin/sh\necho tool\n"),
         Entry::hardlink("usr/bin/twin", "usr/bin/tool").mode(0o755),
@@ -102,7 +102,7 @@ fn skeletons_of(scene: &Scene, image: &str) -> TempDir {
 }
 
 /// Takes the layers' blobs out of the content store, as containerd does with unpacked ones.
-async fn forget_blobs(scene: &Scene, digests: &Digests) {
+pub(crate) async fn forget_blobs(scene: &Scene, digests: &Digests) {
     for layer in &digests.layers {
         let name = layer.to_string();
         scene.containerd.ctr().must(&["content", "rm", &name]);
@@ -113,7 +113,7 @@ async fn forget_blobs(scene: &Scene, digests: &Digests) {
     }
 }
 
-fn replace(path: &Path, content: &str) {
+pub(crate) fn replace(path: &Path, content: &str) {
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, content).unwrap();
     let program = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -121,7 +121,7 @@ fn replace(path: &Path, content: &str) {
 }
 
 #[track_caller]
-fn assert_basis(found: &[Finding], basis: Basis) {
+pub(crate) fn assert_basis(found: &[Finding], basis: Basis) {
     assert!(!found.is_empty());
     for finding in found {
         assert_eq!(finding.basis, Some(basis), "{}", finding.title);

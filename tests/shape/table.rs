@@ -61,6 +61,8 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     // The ledger keeps places and spool in one transaction, so it is built upon the state's tables.
     ("agent", "report", &["config", "state", "telemetry"]),
     ("agent", "link", &["config", "telemetry"]),
+    // Puts what the collector hands on where proofs look for it; decides nothing about it.
+    ("agent", "relay", &["config", "files", "telemetry"]),
     ("agent", "node", &["config"]),
     ("agent", "publish", &["inspect", "report"]),
     ("agent", "state", &["config", "telemetry"]),
@@ -116,6 +118,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
             "config",
             "findings",
             "nodes",
+            "relay",
             "store",
             "telemetry",
         ],
@@ -162,6 +165,8 @@ pub(crate) const CRATES: &[(&str, &[&str])] = &[
             "agent/cli",
             "agent/lib",
             "collector/relay",
+            // A layer as a message names it.
+            "collector/ingest",
             "collector/lib",
             "tests",
         ],
@@ -170,10 +175,13 @@ pub(crate) const CRATES: &[(&str, &[&str])] = &[
         "holdfast_protocol",
         &[
             "agent/report",
+            "agent/relay",
             "agent/link",
             "agent/lib",
             "collector/ingest",
             "collector/nodes",
+            // The bounds of what is handed on.
+            "collector/relay",
             "collector/lib",
             "tests",
         ],

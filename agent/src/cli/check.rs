@@ -187,7 +187,7 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let run = Run::look(&selection.agent_state, &last_run::boot_id());
     let history = History::look(&selection.agent_state, &run);
     let lowers = Lowers::new(history).reading(selection.source);
-    let content = Content::new(tables, workers.clone(), Arc::new(lowers));
+    let content = Content::new(Arc::new(tables), workers.clone(), Arc::new(lowers));
     let content = match selection.reach {
         Reach::All => content,
         Reach::One => content.listing(),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use holdfast_core::coverage::{CheckStatus, ContainerStatus, Outcome};
 use holdfast_core::display;
-use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding, Severity};
+use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding, Severity, Word};
 use serde::Serialize;
 
 use super::table::print_rows;
@@ -249,6 +249,11 @@ fn paragraph(finding: &Finding) -> String {
         Detail::UnmanagedContainer(unmanaged) => vec![unmanaged.reason.clone()],
         Detail::CoverageGap(gap) => vec![gap.cause.clone()],
         Detail::AgentSilent(silence) => vec![format!("last heard {}", silence.last_heard)],
+        Detail::AgentAltered(altered) => {
+            let words = altered.words.iter();
+            let line = |word: &Word| format!("{} on {}", word.digest, word.nodes.join(", "));
+            words.map(line).collect()
+        }
     };
     for line in lines {
         let _infallible = writeln!(text, "    {line}");

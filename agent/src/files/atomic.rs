@@ -17,6 +17,12 @@ pub(crate) fn write_beside(
     write(&mut out)?;
     out.flush()?;
     drop(out);
+    keep(beside, path)
+}
+
+/// Makes a file durable that was written beside its place, and renames it over what was there.
+pub(crate) fn keep(beside: NamedTempFile, path: &Path) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     beside.as_file().sync_all()?;
     put(beside.into_temp_path(), path)?;
     // The rename itself is durable once the folder is.

@@ -7,6 +7,7 @@
 //! ```
 //! Whatever could not be read is [`Unverified`], by name: never clean, never left out.
 
+pub mod asks;
 mod atomic;
 mod book;
 pub mod budget;

@@ -4,7 +4,7 @@
 //! elsewhere it is made once more; if it holds then, the table is proved, and the compare with it finds
 //! exactly these files. Until then nothing is said about the disk but that the proof failed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,9 @@ use super::{Root, tables::Layer};
 /// A failed proof is made again after this time: every look asks for it, and it reads the whole layer.
 const TRY_AGAIN: Duration = Duration::from_hours(1);
 
+/// Contents that a proof is repeated with; more than a skeleton may carry inline is no small repair.
+const MAX_CONTENT_BYTES: u64 = 256 << 20;
+
 /// Failures that are remembered; all are forgotten when more come.
 const MAX_FAILED: usize = 1024;
 
@@ -36,13 +39,14 @@ pub(super) enum NotProved {
     Proof(Arc<ProofError>),
 }
 
-/// What would help, if somebody can get it and put it where skeletons are.
+/// A proof that failed on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// A skeleton of the layer, or its blob.
-    Skeleton(DiffId),
-    /// Contents of files of the layer, by their digests.
-    Contents(DiffId, Vec<Digest>),
+pub struct FailedProof {
+    /// The skeleton's digest.
+    pub skeleton: Digest,
+    /// The contents that it can be repeated with and that are not here, with their lengths: none when all
+    /// are here. `None` when nothing helps it.
+    pub lacks: Option<Vec<(Digest, u64)>>,
 }
 
 /// Makes proofs, and remembers those that failed.
@@ -61,6 +65,7 @@ struct Asked {
 
 #[derive(Clone, Debug)]
 struct Failed {
+    diff_id: DiffId,
     error: Arc<ProofError>,
     /// Whether the contents that differ were at hand and did not help.
     was_repeated: bool,
@@ -108,6 +113,7 @@ impl Proofs {
                 Ok(table) => return Ok(table),
                 Err(error) => {
                     let failed = Failed {
+                        diff_id: layer.diff_id,
                         error: Arc::new(error),
                         was_repeated: attempt.was_repeated,
                         at: Instant::now(),
@@ -141,14 +147,47 @@ impl Proofs {
         }
     }
 
+    /// The proofs that failed lately of skeletons of a layer.
+    pub(super) fn failures(&self, diff_id: DiffId) -> Vec<FailedProof> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_layer = failed
+            .iter()
+            .filter(|(_, failed)| failed.diff_id == diff_id && failed.at.elapsed() < TRY_AGAIN);
+        of_layer
+            .map(|(asked, failed)| FailedProof {
+                skeleton: asked.skeleton,
+                lacks: self.lacks(failed),
+            })
+            .collect()
+    }
+
+    fn lacks(&self, failed: &Failed) -> Option<Vec<(Digest, u64)>> {
+        let ProofError::Failed(failure) = &*failed.error else {
+            return None;
+        };
+        if failed.was_repeated || !is_whole(failure) {
+            return None;
+        }
+        let mut lacks = BTreeMap::new();
+        for differing in &failure.differing {
+            let digest = differing.digest?;
+            if self.skeletons.content(digest).is_none() {
+                lacks.insert(digest, differing.size);
+            }
+        }
+        let total = lacks
+            .values()
+            .fold(0_u64, |sum, size| sum.saturating_add(*size));
+        (total <= MAX_CONTENT_BYTES).then(|| lacks.into_iter().collect())
+    }
+
     fn has_all(&self, failure: &Failure) -> bool {
         self.stand_ins(failure).is_some()
     }
 
     /// The contents of all files that differ; none while one of them is missing.
     fn stand_ins(&self, failure: &Failure) -> Option<HashMap<Vec<u8>, Digest>> {
-        let is_whole = u64::try_from(failure.differing.len()).is_ok_and(|n| n == failure.total);
-        if !is_whole || failure.differing.is_empty() {
+        if !is_whole(failure) {
             return None;
         }
         let stand_in = |differing: &Differing| {
@@ -158,6 +197,12 @@ impl Proofs {
         };
         failure.differing.iter().map(stand_in).collect()
     }
+}
+
+/// Whether all files that differ are named.
+fn is_whole(failure: &Failure) -> bool {
+    let named = u64::try_from(failure.differing.len());
+    !failure.differing.is_empty() && named.is_ok_and(|named| named == failure.total)
 }
 
 /// One skeleton on one directory.
@@ -195,22 +240,6 @@ impl NotProved {
         match self {
             Self::Proof(error) if matches!(*error, ProofError::Failed(_)) => Self::Proof(error),
             _ => other,
-        }
-    }
-}
-
-impl Wanted {
-    /// What would help a proof that ended so.
-    pub(super) fn by(diff_id: DiffId, error: &ProofError) -> Option<Self> {
-        match error {
-            ProofError::Stopped => None,
-            ProofError::Failed(failure) => {
-                let digests = failure.differing.iter().map(|differing| differing.digest);
-                let digests: Option<Vec<Digest>> = digests.collect();
-                let digests = digests.filter(|digests| !digests.is_empty());
-                digests.map(|digests| Self::Contents(diff_id, digests))
-            }
-            _ => Some(Self::Skeleton(diff_id)),
         }
     }
 }

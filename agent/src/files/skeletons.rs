@@ -5,6 +5,8 @@
 //! Nothing here is believed: a skeleton and a content prove themselves, or they do not. Whoever fetches
 //! either from elsewhere puts it here, and asks for the table again.
 
+mod relayed;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use holdfast_core::layer::skeleton::{Skeleton, SkeletonError};
 use holdfast_daemon::capped;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
+pub use self::relayed::Offer;
 use super::atomic::write_beside;
 use super::tables::open_blob_file;
 
@@ -28,6 +31,8 @@ const MAX_KEPT_BYTES: u64 = 512 << 20;
 #[derive(Debug)]
 pub struct Skeletons {
     own: PathBuf,
+    /// From the collector.
+    relayed: PathBuf,
     others: Vec<PathBuf>,
     max_kept_bytes: u64,
 }
@@ -36,8 +41,11 @@ impl Skeletons {
     /// A store in `own`, which is made; `others` are read only and may be missing.
     pub fn new(own: PathBuf, others: Vec<PathBuf>) -> io::Result<Self> {
         fs::create_dir_all(&own)?;
+        let relayed = own.join("relayed");
+        relayed::make(&relayed)?;
         Ok(Self {
             own,
+            relayed,
             others,
             max_kept_bytes: MAX_KEPT_BYTES,
         })
@@ -52,28 +60,30 @@ impl Skeletons {
     pub fn put(&self, skeleton: &Skeleton) -> io::Result<()> {
         let path = self.own.join(name(skeleton.diff_id()));
         write_beside(&path, |out| out.write_all(skeleton.encoded()))?;
-        self.forget_oldest()
+        forget_oldest(&self.own, self.max_kept_bytes)
     }
 
     /// The skeletons that are said to be of a layer, each read when it is its turn.
     pub(super) fn of(&self, diff_id: DiffId) -> impl Iterator<Item = Skeleton> {
-        let own = std::iter::once(&self.own);
-        own.chain(&self.others)
+        self.folders()
             .filter_map(move |folder| self.read(folder, diff_id))
     }
 
     /// A file's content in the layer, from whoever put it here.
     pub(super) fn content(&self, digest: Digest) -> Option<File> {
-        let mut folders = std::iter::once(&self.own).chain(&self.others);
-        folders.find_map(|folder| {
+        self.folders().find_map(|folder| {
             let path = folder.join("contents").join(digest.encoded());
             open_blob_file(&path).ok().flatten()
         })
     }
 
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.own, &self.relayed].into_iter().chain(&self.others)
+    }
+
     fn read(&self, folder: &Path, diff_id: DiffId) -> Option<Skeleton> {
         let path = folder.join(name(diff_id));
-        let is_own = folder == self.own;
+        let is_own = folder == self.own || folder == self.relayed;
         match read_skeleton(&path, diff_id) {
             Ok(skeleton) => {
                 if is_own && skeleton.is_some() {
@@ -91,30 +101,30 @@ impl Skeletons {
             }
         }
     }
+}
 
-    /// Removes skeletons until the rest is within the bound. They can be had again.
-    fn forget_oldest(&self) -> io::Result<()> {
-        let mut kept: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
-        for file in fs::read_dir(&self.own)? {
-            let file = file?;
-            let stat = file.metadata()?;
-            if stat.is_file() {
-                kept.push((stat.modified()?, stat.len(), file.path()));
-            }
+/// Removes files of a folder until the rest is within the bound. They can be had again.
+fn forget_oldest(folder: &Path, max_bytes: u64) -> io::Result<()> {
+    let mut kept: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+    for file in fs::read_dir(folder)? {
+        let file = file?;
+        let stat = file.metadata()?;
+        if stat.is_file() {
+            kept.push((stat.modified()?, stat.len(), file.path()));
         }
-        kept.sort_unstable();
-        let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-        // The newest stays, whatever its size.
-        kept.pop();
-        for (_, bytes, path) in kept {
-            if total <= self.max_kept_bytes {
-                break;
-            }
-            fs::remove_file(path)?;
-            total = total.saturating_sub(bytes);
-        }
-        Ok(())
     }
+    kept.sort_unstable();
+    let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+    // The newest stays, whatever its size.
+    kept.pop();
+    for (_, bytes, path) in kept {
+        if total <= max_bytes {
+            break;
+        }
+        fs::remove_file(path)?;
+        total = total.saturating_sub(bytes);
+    }
+    Ok(())
 }
 
 /// Why a skeleton file is not used.
@@ -178,7 +188,7 @@ mod tests {
     use super::*;
 
     /// A skeleton of an archive of noise behind its end, about as long as the noise.
-    fn skeleton(number: u8, length: usize) -> Skeleton {
+    pub(super) fn skeleton(number: u8, length: usize) -> Skeleton {
         let mut noise: Vec<u8> = Vec::new();
         while noise.len() < length {
             let text = [noise.len().to_le_bytes().as_slice(), &[number]].concat();

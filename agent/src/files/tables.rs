@@ -10,7 +10,7 @@ mod obtain;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -27,8 +27,8 @@ use rustix::fs::OFlags;
 
 use super::atomic::write_beside;
 use super::open::RootError;
+pub use super::proofs::FailedProof;
 use super::proofs::Proofs;
-pub use super::proofs::Wanted;
 use super::refusals::Refusals;
 use super::skeletons::Skeletons;
 
@@ -117,15 +117,6 @@ impl Unavailable {
             _ => None,
         }
     }
-
-    /// What would help, if somebody can get it.
-    pub fn wanted(&self) -> Option<Wanted> {
-        match self {
-            Self::BlobAbsent(_, diff_id) => Some(Wanted::Skeleton(*diff_id)),
-            Self::Unproved(diff_id, error) => Wanted::by(*diff_id, error),
-            _ => None,
-        }
-    }
 }
 
 /// Where blobs are opened: `None` when the store does not have it.
@@ -198,7 +189,10 @@ impl Tables {
             fs::create_dir_all(own.join(folder))?;
         }
         let others = shared.map(|shared| shared.join("skeletons"));
-        let skeletons = Skeletons::new(own.join("skeletons"), others.into_iter().collect())?;
+        let others = others
+            .into_iter()
+            .flat_map(|made| [made.join("relayed"), made]);
+        let skeletons = Skeletons::new(own.join("skeletons"), others.collect())?;
         Ok(Self {
             own: own.to_owned(),
             shared: shared.map(Path::to_owned),
@@ -311,6 +305,46 @@ impl Tables {
         self.keep(&table, basis)
             .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
         Ok(table)
+    }
+
+    /// The layers that something is compared with now.
+    pub fn in_use(&self) -> Vec<DiffId> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being made is in use a little later.
+        let trees = open
+            .values()
+            .filter_map(|slot| slot.try_lock().ok()?.upgrade());
+        let mut layers: Vec<DiffId> = trees.map(|tree| tree.diff_id()).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        layers
+    }
+
+    /// The digest of a layer's table; `None` when there is none.
+    pub fn digest(&self, diff_id: DiffId) -> io::Result<Option<Digest>> {
+        let name = obtain::table_name(diff_id);
+        for folder in self.folders() {
+            let Some(mut file) = open_blob_file(&folder.join(&name))? else {
+                continue;
+            };
+            let mut digest = [0; 32];
+            // What is shorter is damaged, and made anew when it is read.
+            if file.seek(SeekFrom::End(-32)).is_ok() {
+                file.read_exact(&mut digest)?;
+                return Ok(Some(Digest::from_sha256(digest)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Skeletons, and contents for proofs.
+    pub const fn skeletons(&self) -> &Skeletons {
+        &self.proofs.skeletons
+    }
+
+    /// The proofs that failed lately of skeletons of a layer.
+    pub fn failures(&self, diff_id: DiffId) -> Vec<FailedProof> {
+        self.proofs.failures(diff_id)
     }
 
     fn folders(&self) -> impl Iterator<Item = &Path> {

@@ -4,7 +4,7 @@
 //! Long because both steps share one job on the blocking thread, and what it gives back.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::display;
@@ -12,16 +12,16 @@ use holdfast_core::drift::group;
 use holdfast_core::finding::{Basis, Check, Condition, Severity};
 use holdfast_core::layer::{ExpectedTree, FileTable, MergedTree, Snapshotter, TreeError};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
-use holdfast_registry::Blob;
 use tokio::time::Instant;
 
+use super::elsewhere::{Asked, Elsewhere};
 use super::listing::{Listing, Lists};
 use super::lowers::Lowers;
 use super::verdicts::Verdicts;
 use super::witness::Witnesses;
 use super::{Layers, Memory};
-use crate::files::fetch::Remote;
-use crate::files::fetches::{FetchProgress, Fetches};
+use crate::files::asks::Asks;
+use crate::files::fetches::Fetches;
 use crate::files::tables::{Asking, Layer, Tables, Unavailable, open_blob_file};
 use crate::files::{
     Extent, Keeps, MAX_ENTRIES, Observer, Pass, Rehash, Root, RootError, ScanOutcome, Unverified,
@@ -47,12 +47,12 @@ const BYTES_A_LOOK: u64 = 4 << 30;
 /// Tables, trees and the results of compares, shared by all looks.
 #[derive(Debug)]
 pub struct Content {
-    tables: Tables,
+    tables: Arc<Tables>,
     workers: Workers,
     /// The unpacked layers in use.
     lowers: Arc<Lowers>,
-    /// Layers without blobs are asked for here, if they may be fetched.
-    fetches: OnceLock<Fetches>,
+    /// Whom to ask about layers without blobs.
+    elsewhere: Elsewhere,
     /// Where somebody asks for every change.
     listing: Option<Listing>,
 }
@@ -114,7 +114,7 @@ enum Cannot {
     #[error(transparent)]
     Table(#[from] Unavailable),
     #[error("{0}; {1}")]
-    Fetch(Unavailable, FetchProgress),
+    Asked(Unavailable, Box<Asked>),
     #[error("expected tree: {0}")]
     Tree(#[from] TreeError),
     #[error("{0}: {1}")]
@@ -126,7 +126,7 @@ enum Cannot {
 impl Cannot {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Table(unavailable) | Self::Fetch(unavailable, _) => unavailable.reason(),
+            Self::Table(unavailable) | Self::Asked(unavailable, _) => unavailable.reason(),
             Self::Tree(_) => "tree",
             Self::Directory(_, RootError::Foreign(_)) => "foreign-filesystem",
             Self::Directory(_, RootError::Refused(_)) => "directory",
@@ -138,13 +138,13 @@ impl Cannot {
     fn severity(&self) -> Severity {
         match self {
             Self::Table(unavailable) if !unavailable.is_suspicious() => Severity::Info,
-            Self::Fetch(unavailable, progress)
-                if !unavailable.is_suspicious() && !progress.is_images_fault() =>
+            Self::Asked(unavailable, asked)
+                if !unavailable.is_suspicious() && !asked.is_images_fault() =>
             {
                 Severity::Info
             }
             Self::Table(_)
-            | Self::Fetch(..)
+            | Self::Asked(..)
             | Self::Tree(_)
             | Self::Directory(..)
             | Self::Work(_) => Severity::Warning,
@@ -161,7 +161,7 @@ impl Cannot {
 
     fn basis(&self) -> Basis {
         match self {
-            Self::Table(unavailable) | Self::Fetch(unavailable, _) => unavailable.basis(),
+            Self::Table(unavailable) | Self::Asked(unavailable, _) => unavailable.basis(),
             Self::Tree(_) | Self::Directory(..) | Self::Work(_) => Basis::None,
         }
     }
@@ -169,12 +169,12 @@ impl Cannot {
 
 impl Content {
     /// Compares with what `tables` say.
-    pub fn new(tables: Tables, workers: Workers, lowers: Arc<Lowers>) -> Self {
+    pub fn new(tables: Arc<Tables>, workers: Workers, lowers: Arc<Lowers>) -> Self {
         Self {
             tables,
             workers,
             lowers,
-            fetches: OnceLock::new(),
+            elsewhere: Elsewhere::default(),
             listing: None,
         }
     }
@@ -184,9 +184,14 @@ impl Content {
         Arc::clone(&self.lowers)
     }
 
-    /// From now on layers whose blobs are not here are asked for.
+    /// From now on layers whose blobs are not here are fetched.
     pub fn fetch_with(&self, fetches: Fetches) {
-        self.fetches.get_or_init(|| fetches);
+        self.elsewhere.ask_registry(fetches);
+    }
+
+    /// From now on the collector is asked about layers whose blobs are not here.
+    pub fn ask_with(&self, asks: Asks) {
+        self.elsewhere.ask_collector(asks);
     }
 
     /// Keeps the table of a layer that was fetched.
@@ -367,23 +372,10 @@ impl Content {
 
     /// Why there are no trees; a layer without its blob is asked for, and a later look finds its table.
     fn cannot(&self, unavailable: Unavailable, identity: &Identity) -> Cannot {
-        let wanted = unavailable.without_blob().and_then(|diff_id| {
-            let mut layers = identity.layers.iter();
-            layers.find(|layer| layer.diff_id == diff_id)
-        });
-        let Some((fetches, layer)) = self.fetches.get().zip(wanted) else {
-            return Cannot::Table(unavailable);
-        };
-        let reference = identity.reference.iter();
-        let remote = Remote {
-            diff_id: layer.diff_id,
-            blob: Blob {
-                digest: layer.blob.digest,
-                size: layer.blob.size,
-            },
-            repositories: reference.map(|name| name.repository().clone()).collect(),
-        };
-        Cannot::Fetch(unavailable, fetches.ask(remote))
+        match self.elsewhere.ask(&self.tables, &unavailable, identity) {
+            Some(asked) => Cannot::Asked(unavailable, Box::new(asked)),
+            None => Cannot::Table(unavailable),
+        }
     }
 }
 

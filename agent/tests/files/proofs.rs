@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_agent::files::lower::{Lower, compare};
-use holdfast_agent::files::tables::{Asking, Layer, OpenBlob, Tables, Unavailable, Wanted};
+use holdfast_agent::files::tables::{Asking, Layer, OpenBlob, Tables, Unavailable};
 use holdfast_agent::files::{MAX_ENTRIES, Observer, Pass, Rehash, Root};
 use holdfast_core::digest::{ChainId, DiffId, Digest};
 use holdfast_core::drift::corrupt::Stopped;
@@ -201,7 +201,7 @@ fn without_blob_and_skeleton_there_is_no_table() {
         ("blob-absent", Basis::None)
     );
     let diff_id = DiffId(node.tar.diff_id());
-    assert_eq!(refusal.wanted(), Some(Wanted::Skeleton(diff_id)));
+    assert_eq!(refusal.without_blob(), Some(diff_id));
     assert!(!refusal.is_suspicious());
 }
 
@@ -278,18 +278,21 @@ fn with_the_genuine_contents_exactly_the_tampered_files_are_named() {
         let tables = node.tables("state");
         let refusal = node.refusal(&tables);
         assert_eq!(refusal.reason(), "proof-failed");
-        let Some(Wanted::Contents(_, wanted)) = refusal.wanted() else {
-            panic!("{refusal}");
-        };
+        let diff_id = node.layer().diff_id;
+        let lacks = || tables.failures(diff_id)[0].lacks.clone();
+        let mut wanted: Vec<Digest> = lacks().unwrap().iter().map(|lack| lack.0).collect();
         let genuine: Vec<Vec<u8>> = (0..count)
             .map(|n| format!("lib {n}").into_bytes())
             .collect();
-        let digests: Vec<Digest> = genuine.iter().map(|content| Digest::of(content)).collect();
+        let mut digests: Vec<Digest> = genuine.iter().map(|content| Digest::of(content)).collect();
+        digests.sort_unstable();
+        wanted.sort_unstable();
         assert_eq!(wanted, digests);
 
         // One less than all does not help; nothing is read again for it.
         node.supply(genuine[1..].iter().cloned());
         assert_eq!(node.refusal(&tables).reason(), "proof-failed");
+        assert_eq!(lacks(), Some(vec![(Digest::of(&genuine[0]), 5)]));
         node.supply(genuine[..1].iter().cloned());
         let tree = node.tree(&tables).unwrap();
 
@@ -311,8 +314,10 @@ fn contents_that_are_a_lie_do_not_make_a_proof() {
     let folder = node.at("maker/skeletons/contents");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(Digest::of(b"lib 5").encoded()), b"evil!").unwrap();
-    let refusal = node.refusal(&node.tables("state"));
-    assert_eq!(refusal.reason(), "proof-failed");
+    let tables = node.tables("state");
+    assert_eq!(node.refusal(&tables).reason(), "proof-failed");
+    let failures = tables.failures(node.layer().diff_id);
+    assert_eq!(failures[0].lacks, None, "the same ones would not help");
 }
 
 #[test]

@@ -44,13 +44,7 @@ impl Run {
                 Ok(collector) => collector,
                 Err(error) => {
                     tracing::error!(%error, "Collector could not start.");
-                    return match error {
-                        StartError::Tls { .. } => ExitCode::from(EXIT_REFUSED),
-                        StartError::Store(_)
-                        | StartError::Grpc(_)
-                        | StartError::Api(_)
-                        | StartError::Client(_) => ExitCode::FAILURE,
-                    };
+                    return exit_code(&error);
                 }
             };
             match collector.run().await {
@@ -61,5 +55,17 @@ impl Run {
                 }
             }
         })
+    }
+}
+
+/// What somebody has to change in the configuration, and what may pass.
+fn exit_code(error: &StartError) -> ExitCode {
+    match error {
+        StartError::Tls { .. } | StartError::Registry(_) => ExitCode::from(EXIT_REFUSED),
+        StartError::Store(_)
+        | StartError::Grpc(_)
+        | StartError::Api(_)
+        | StartError::Client(_)
+        | StartError::Relay { .. } => ExitCode::FAILURE,
     }
 }

@@ -230,6 +230,10 @@ fn next_steps(kind: &str) -> &'static str {
             "1. Is the node up? 2. `systemctl status holdfast-agent` on the node. 3. A node that \
              somebody silenced is not to be trusted."
         }
+        Kind::AgentAltered => {
+            "1. Take the nodes that it names for compromised until it is known why they differ. 2. \
+             Compare the agent's binary and its state folder there with those of another node."
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! megabytes, and an alert is sent every minute.
 
 use holdfast_core::container::ContainerRef;
-use holdfast_core::finding::{Detail, FileChange, Finding, ImageRef};
+use holdfast_core::finding::{Altered, Detail, FileChange, Finding, ImageRef};
 use serde::{Deserialize, Serialize};
 
 use super::cut;
@@ -58,6 +58,7 @@ impl Brief {
                 None => format!("{} since {}", gap.cause, gap.from),
             }),
             Detail::AgentSilent(silence) => one(&format!("last heard {}", silence.last_heard)),
+            Detail::AgentAltered(altered) => several(&words(altered)),
         };
         Self {
             container: finding.container.clone(),
@@ -88,6 +89,14 @@ fn several(lines: &[String]) -> (Vec<String>, u64) {
         shown.collect(),
         u64::try_from(lines.len()).unwrap_or(u64::MAX),
     )
+}
+
+/// `sha256:9c2f… on n-1, n-2`
+fn words(altered: &Altered) -> Vec<String> {
+    let words = altered.words.iter();
+    words
+        .map(|word| format!("{} on {}", word.digest, word.nodes.join(", ")))
+        .collect()
 }
 
 fn changes(changes: &[FileChange], total: u64) -> (Vec<String>, u64) {

@@ -42,6 +42,11 @@ impl Members {
             Detail::UnmanagedContainer(unmanaged) => self.member(&[&unmanaged.reason]),
             Detail::CoverageGap(gap) => self.member(&[&gap.from.to_string()]),
             Detail::AgentSilent(silence) => self.member(&[&silence.last_heard.to_string()]),
+            Detail::AgentAltered(altered) => {
+                for word in &altered.words {
+                    self.member(&[&word.digest.to_string()]);
+                }
+            }
         }
     }
 

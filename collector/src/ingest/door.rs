@@ -112,8 +112,8 @@ fn finding(node: &str, json: Vec<u8>) -> Result<Body, Refused> {
     if finding.node != node {
         return Err(Refused::OtherNode);
     }
-    // (3) Else a node could resolve the finding about its own silence.
-    if finding.kind() == Kind::AgentSilent {
+    // (3) Else a node could resolve the finding about its own silence, or about what it says.
+    if matches!(finding.kind(), Kind::AgentSilent | Kind::AgentAltered) {
         return Err(Refused::OwnKind);
     }
     // (4)

@@ -95,6 +95,7 @@ impl Listener {
         };
         let mut accepting = JoinSet::new();
         accepting.spawn(acceptor.run(self.tcp, stop.clone()));
+        let relay = super::relay::server(ingest.relay.clone(), Arc::clone(&ingest.tables));
         let mut stopping = stop.clone();
         let serving = Server::builder()
             .timeout(CALL)
@@ -107,6 +108,7 @@ impl Listener {
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .layer(GlobalConcurrencyLimitLayer::new(MAX_ALL_CALLS))
             .add_service(super::server(ingest))
+            .add_service(relay)
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
                 let _gone = stopping.wait_for(|stopped| *stopped).await.is_err();
             });

@@ -108,3 +108,23 @@ label!(
         Failed = "failed",
     }
 );
+
+label!(
+    /// Why a relayed skeleton was dropped.
+    Dropped {
+        /// Its proof failed on two nodes.
+        ProofFailed = "proof_failed",
+        /// It is none, or of another layer.
+        NoSkeleton = "no_skeleton",
+    }
+);
+
+label!(
+    /// How a read of a registry's blob ended.
+    Read {
+        /// It gave what was sought.
+        Succeeded = "succeeded",
+        /// It did not; who asks is told why.
+        Failed = "failed",
+    }
+);

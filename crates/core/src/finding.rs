@@ -416,6 +416,26 @@ pub struct Silence {
     pub last_heard: Timestamp,
 }
 
+/// Detail of `agent-altered`: nodes that should say the same say otherwise of a layer's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Altered {
+    /// The layer.
+    pub diff_id: DiffId,
+    /// Of the table's format.
+    pub version: u32,
+    /// What they say, what most of them say first.
+    pub words: Vec<Word>,
+}
+
+/// What some nodes say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// The digest of the table.
+    pub digest: Digest,
+    /// The nodes, or some of them.
+    pub nodes: Vec<String>,
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident($detail:ty) = $name:literal,)*) => {
         /// What a finding says.
@@ -475,6 +495,8 @@ kinds! {
     CoverageGap(Gap) = "coverage-gap",
     /// The collector hears nothing from a node.
     AgentSilent(Silence) = "agent-silent",
+    /// Nodes disagree on what should be the same everywhere.
+    AgentAltered(Altered) = "agent-altered",
 }
 
 impl fmt::Display for Kind {

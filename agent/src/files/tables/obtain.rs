@@ -1,5 +1,6 @@
 //! Where a table comes from that is not kept yet: the layer's blob, else a skeleton and a proof; and the
-//! note of which it was. What would have to be fetched is not fetched here, only named ([`super::Wanted`]).
+//! note of which it was. What would have to be fetched is not fetched here; whoever does it puts
+//! it where this looks.
 
 use std::fs;
 use std::io::{self, Write as _};
