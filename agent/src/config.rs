@@ -15,6 +15,9 @@ use serde::Deserialize;
 /// Where the file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.toml";
 
+/// Where policies are looked for.
+pub const DEFAULT_POLICIES: &str = "/etc/holdfast/policy.d";
+
 /// Where the agent keeps what survives a restart.
 pub const DEFAULT_STATE: &str = "/var/lib/holdfast/agent";
 
@@ -157,7 +160,7 @@ pub struct Trust {
 impl Default for Trust {
     fn default() -> Self {
         Self {
-            policy_directory: PathBuf::from("/etc/holdfast/policy.d"),
+            policy_directory: PathBuf::from(DEFAULT_POLICIES),
             layouts: Vec::new(),
             registry: true,
             insecure_registries: Vec::new(),

@@ -56,6 +56,8 @@ pub enum Layers {
     AsCompared,
     /// Compared now, each once.
     CompareNow,
+    /// Nobody asks for them.
+    NotAsked,
 }
 
 /// What a look gave.
@@ -174,6 +176,14 @@ impl<R: Runtime> Inspector<R> {
         let launch = mounts::fix_launch(memory, &identity, workers).await;
         // (4) (5)
         let content = Arc::clone(&self.shared.content);
+        let policies = self.shared.trust.policies();
+        let rules = memory.rules(&policies);
+        memory
+            .uppers
+            .resize_with(identity.uppers().len(), || content.new_scan());
+        for scan in &mut memory.uppers {
+            scan.rule_by(&rules);
+        }
         let roots = self.runtime.roots().await.unwrap_or_default();
         content
             .check(memory, &identity, (roots, layers), &mut verdicts)

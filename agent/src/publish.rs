@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_daemon::readiness::Readiness;
 use holdfast_daemon::service_manager;
 use holdfast_daemon::shutdown::{Stop, stopped};
+use jiff::SignedDuration;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
@@ -17,6 +18,9 @@ use crate::report::{Ledger, SinkState, Vitals};
 
 /// How often the numbers are brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Who is told of an exception that expires within this time can still renew it, or repair what it excuses.
+const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 const LEDGER: &str = "ledger";
 const FILE: &str = "findings-file";
@@ -74,6 +78,12 @@ impl Publisher {
         let metrics = &self.shared.metrics;
         let is_refused = self.shared.trust.is_refused();
         metrics.policies_refused.set(is_refused.into());
+        let policies = self.shared.trust.policies();
+        metrics.policies(policies.set.len(), policies.drift.len());
+        let expiring = policies.drift.expiring(crate::now(), SOON);
+        metrics
+            .exceptions_expiring
+            .set(i64::try_from(expiring).unwrap_or(i64::MAX));
         let not_ready = self.readiness.reasons().join("; ");
         metrics.ready.set(not_ready.is_empty().into());
         let containers = metrics.containers.get();

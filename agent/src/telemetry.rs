@@ -45,6 +45,11 @@ struct OpenLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabels {
     topic: &'static str,
 }
@@ -110,6 +115,9 @@ pub struct Metrics {
     pub sink_failures: Counter,
     /// Times when the ledger recorded nothing.
     pub ledger_failures: Counter,
+    policies: Family<PolicyLabels, Gauge>,
+    /// Exceptions of drift policies that expire soon.
+    pub exceptions_expiring: Gauge,
     /// 1 while the policies on disk are refused, and the last good ones in force.
     pub policies_refused: Gauge,
     /// 1 while the agent is ready.
@@ -202,6 +210,12 @@ impl Metrics {
             "looks_repeated",
             "Looks done again",
             self.looks_repeated.clone(),
+        );
+        agent.register("policies", "Policies in force", self.policies.clone());
+        agent.register(
+            "exceptions_expiring",
+            "Exceptions of drift policies that expire within 7 days",
+            self.exceptions_expiring.clone(),
         );
         agent.register(
             "policies_refused",
@@ -410,6 +424,16 @@ impl Metrics {
     /// Something was given to or taken from the collector.
     pub fn relayed(&self, what: Relayed) {
         self.relayed.get_or_create(&what.labels()).inc();
+    }
+
+    /// How many policies are in force: about signatures, and about drift.
+    pub fn policies(&self, signature: usize, drift: usize) {
+        for (kind, count) in [("signature", signature), ("drift", drift)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.policies
+                .get_or_create(&PolicyLabels { kind })
+                .set(count);
+        }
     }
 
     /// An event has arrived.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_core::digest::Digest;
+use holdfast_core::drift::policy::{DriftPolicies, DriftPolicyError, is_drift_policy};
 use holdfast_core::trust::policy::{MAX_FILE, PolicyError};
 use holdfast_core::trust::{Evidence, PolicySet};
 use holdfast_daemon::address::HostPort;
@@ -34,12 +35,16 @@ pub enum TrustError {
     TooMany(PathBuf),
     /// Somebody has named a folder that holds none.
     #[error(
-        "{0}: holds no policy; expected ClusterImagePolicy documents, in a folder as *.yaml or *.yml"
+        "{0}: holds no policy; expected ClusterImagePolicy or DriftPolicy documents, in a folder as *.yaml \
+         or *.yml"
     )]
     HoldsNone(PathBuf),
     /// A policy is refused, with file, line and column.
     #[error(transparent)]
     Refused(#[from] PolicyError),
+    /// A drift policy is refused, likewise.
+    #[error(transparent)]
+    DriftRefused(#[from] DriftPolicyError),
     /// A source of signatures cannot be used.
     #[error("signatures: {0}")]
     Source(#[from] SetupError),
@@ -57,8 +62,10 @@ pub enum Missing {
 /// A set of policies, numbered: another number means another set.
 #[derive(Debug)]
 pub struct Policies {
-    /// The policies.
+    /// Whose signatures count.
     pub set: PolicySet,
+    /// What containers may change.
+    pub drift: DriftPolicies,
     /// Counts up with each change.
     pub generation: u64,
     /// The digest of all files and their names.
@@ -107,11 +114,7 @@ impl Trust {
         missing: Missing,
     ) -> Result<Self, TrustError> {
         let files = read_files(&paths, missing)?;
-        let policies = Policies {
-            set: parse(&files)?,
-            generation: 1,
-            digest: digest_of(&files),
-        };
+        let policies = parse(&files, 1)?;
         let sources = Cached::new(Sources::new(
             layouts.iter().cloned().map(Layout::new).collect(),
             client,
@@ -122,6 +125,21 @@ impl Trust {
             refused: Mutex::new(None),
             sources,
         })
+    }
+
+    /// The same without a word about signatures, so that nobody asks a registry for any.
+    #[must_use]
+    pub fn about_drift_alone(self) -> Self {
+        let policies = self.policies();
+        let drift = Policies {
+            set: PolicySet::default(),
+            drift: policies.drift.clone(),
+            ..*policies
+        };
+        Self {
+            policies: Mutex::new(Arc::new(drift)),
+            ..self
+        }
     }
 
     /// The policies in force.
@@ -151,14 +169,10 @@ impl Trust {
             self.accept();
             return false;
         }
-        match parse(&files) {
-            Ok(set) => {
-                tracing::info!(policies = set.len(), "Policies were read anew.");
-                let policies = Policies {
-                    set,
-                    generation: before.generation + 1,
-                    digest,
-                };
+        match parse(&files, before.generation + 1) {
+            Ok(policies) => {
+                let (signatures, drift) = (policies.set.len(), policies.drift.len());
+                tracing::info!(signatures, drift, "Policies were read anew.");
                 *self.policies.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
                 self.accept();
                 true
@@ -191,12 +205,25 @@ impl Trust {
 
 type File = (String, Vec<u8>);
 
-fn parse(files: &[File]) -> Result<PolicySet, TrustError> {
-    Ok(PolicySet::load(
-        files
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice())),
-    )?)
+/// Each file holds policies of one kind.
+fn parse(files: &[File], generation: u64) -> Result<Policies, TrustError> {
+    let named = files
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+    let (drift, signatures): (Vec<_>, Vec<_>) =
+        named.partition(|(_, bytes)| is_drift_policy(bytes));
+    Ok(Policies {
+        set: PolicySet::load(signatures)?,
+        drift: DriftPolicies::load(drift)?,
+        generation,
+        digest: digest_of(files),
+    })
+}
+
+/// The drift policies of one file or folder; whatever else is there has to be sound too.
+pub fn drift_policies(path: &Path, missing: Missing) -> Result<DriftPolicies, TrustError> {
+    let files = read_files(&[path.to_owned()], missing)?;
+    Ok(parse(&files, 1)?.drift)
 }
 
 fn digest_of(files: &[File]) -> Digest {

@@ -9,6 +9,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     // severity, a finding lists changes.
     ("crates/core", "digest", &[]),
     ("crates/core", "display", &[]),
+    ("crates/core", "yaml", &["display"]),
     ("crates/core", "container", &[]),
     ("crates/core", "reference", &["digest"]),
     ("crates/core", "image", &["digest"]),
@@ -17,12 +18,15 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     (
         "crates/core",
         "drift",
-        &["digest", "display", "finding", "layer", "overlay"],
+        // A drift policy names images as a trust policy does.
+        &[
+            "digest", "display", "finding", "layer", "overlay", "trust", "yaml",
+        ],
     ),
     (
         "crates/core",
         "trust",
-        &["digest", "display", "finding", "reference"],
+        &["digest", "display", "finding", "reference", "yaml"],
     ),
     (
         "crates/core",

@@ -10,14 +10,14 @@ use holdfast_registry::Registries;
 use super::interrupt::{self, State};
 use super::looks::{self, Selected};
 use super::report::Report;
-use super::selection::{NotMeant, Reach, Selection};
+use super::selection::{NotMeant, Selection, Wants};
 use super::{Check, Exit, Output, complain};
 use crate::config::Containerd as Expected;
 use crate::files::history::History;
 use crate::files::keep::Keep;
 use crate::files::last_run::{self, Run};
 use crate::files::tables::Tables;
-use crate::inspect::{Content, Lists, Lowers, Shared};
+use crate::inspect::{Content, Layers, Lists, Lowers, Shared};
 use crate::runtime::CallError;
 use crate::sources::Wanted;
 use crate::telemetry::Metrics;
@@ -114,6 +114,36 @@ pub(super) struct Looked {
 
 /// Looks at what is selected and hands what was seen to `then`. A signal ends it; nothing is left behind.
 pub(super) fn looking(selection: &Selection, then: impl AsyncFnOnce(Looked) -> Exit) -> Exit {
+    with_state(selection, async |state| {
+        let (shared, selected) = select(selection, state).await?;
+        let looked = look(&shared, selected, Layers::CompareNow).await;
+        if looked.report.containers.is_empty() {
+            // They have ended since they were listed.
+            selection.none()?;
+        }
+        Ok(then(looked).await)
+    })
+}
+
+/// The same one container after the other, each without its layers: what is seen of many is not held at once.
+pub(super) fn looking_at_each(
+    selection: &Selection,
+    mut each: impl FnMut(Looked),
+    then: impl AsyncFnOnce() -> Exit,
+) -> Exit {
+    with_state(selection, async |state| {
+        let (shared, selected) = select(selection, state).await?;
+        for one in selected {
+            each(look(&shared, vec![one], Layers::NotAsked).await);
+        }
+        Ok(then().await)
+    })
+}
+
+fn with_state(
+    selection: &Selection,
+    command: impl AsyncFnOnce(&Path) -> Result<Exit, Failure>,
+) -> Exit {
     let state = match State::new(selection.state.as_deref()) {
         Ok(state) => state,
         Err(error) => {
@@ -122,17 +152,27 @@ pub(super) fn looking(selection: &Selection, then: impl AsyncFnOnce(Looked) -> E
         }
     };
     let command = async {
-        match look(selection, state.folder()).await {
-            Ok(looked) => then(looked).await,
-            Err(failure) => failure.complain(),
-        }
+        let ended = command(state.folder()).await;
+        ended.unwrap_or_else(|failure| failure.complain())
     };
     let ended = interrupt::run(command);
     drop(state);
     ended.unwrap_or_else(|error| Failure::Start(error).complain())
 }
 
-async fn look(selection: &Selection, state: &Path) -> Result<Looked, Failure> {
+async fn look(shared: &Shared, selected: Vec<Selected>, layers: Layers) -> Looked {
+    let (containers, findings) = looks::look_at(selected, &shared.node, layers).await;
+    say_what_is_not_direct(shared.content.lowers().not_direct());
+    Looked {
+        report: Report::new(containers, findings),
+        lists: shared.content.listed(),
+    }
+}
+
+async fn select(
+    selection: &Selection,
+    state: &Path,
+) -> Result<(Arc<Shared>, Vec<Selected>), Failure> {
     let sockets = Wanted::new(&selection.sockets, PathBuf::from("/")).new_ones();
     if sockets.is_empty() {
         return Err(Failure::NoSocket);
@@ -142,16 +182,7 @@ async fn look(selection: &Selection, state: &Path) -> Result<Looked, Failure> {
         .await
         .map_err(|(socket, error)| unreachable(socket, error))?;
     let selected = selection.narrow(running, Selected::key)?;
-    let (containers, findings) = looks::look_at(selected, &shared.node).await;
-    if containers.is_empty() {
-        // They have ended since they were listed.
-        selection.none()?;
-    }
-    say_what_is_not_direct(shared.content.lowers().not_direct());
-    Ok(Looked {
-        report: Report::new(containers, findings),
-        lists: shared.content.listed(),
-    })
+    Ok((shared, selected))
 }
 
 fn unreachable(socket: PathBuf, error: CallError) -> Failure {
@@ -188,9 +219,19 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
     let history = History::look(&selection.agent_state, &run);
     let lowers = Lowers::new(history).reading(selection.source);
     let content = Content::new(Arc::new(tables), workers.clone(), Arc::new(lowers));
-    let content = match selection.reach {
-        Reach::All => content,
-        Reach::One => content.listing(),
+    let content = match selection.wants {
+        Wants::Findings => content,
+        Wants::Changes | Wants::OwnChanges => content.listing(),
+    };
+    let trust = Trust::of(
+        selection.policies.clone(),
+        &selection.layouts,
+        Some(client),
+        Missing::IsRefused,
+    )?;
+    let trust = match selection.wants {
+        Wants::Findings => trust,
+        Wants::Changes | Wants::OwnChanges => trust.about_drift_alone(),
     };
     let shared = Shared {
         node: rustix::system::uname()
@@ -200,12 +241,7 @@ fn shared(selection: &Selection, state: &Path) -> Result<Arc<Shared>, Failure> {
         content: Arc::new(content),
         workers,
         keep: Keep::new(state).map_err(in_state)?,
-        trust: Trust::of(
-            selection.policies.clone(),
-            &selection.layouts,
-            Some(client),
-            Missing::IsRefused,
-        )?,
+        trust,
         metrics: Metrics::default(),
         expected_namespaces: expected_namespaces(selection),
         deadline: LOOK_DEADLINE,

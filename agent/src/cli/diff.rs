@@ -4,18 +4,21 @@
 use std::io::{self, Write};
 
 use holdfast_core::drift::every::{Every, Listed};
-use holdfast_core::drift::{ChangeKind, Class};
+use holdfast_core::drift::{ChangeKind, Class, Ruled};
 use holdfast_core::finding::{Check, Detail, FileChange, FileState, Severity};
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer as _};
 
 use super::check::{self, Looked};
+use super::report;
 use super::selection::Selection;
 use super::table::print_rows;
 use super::{Diff, Exit, Output, complain};
 use crate::inspect::Lists;
 
-const HEADING: [&str; 6] = ["CHANGE", "CLASS", "IN", "PATH", "EXPECTED", "ACTUAL"];
+const HEADING: [&str; 7] = [
+    "CHANGE", "CLASS", "IN", "PATH", "EXPECTED", "ACTUAL", "POLICY",
+];
 
 /// A change, and where it is: in the container's own layer, or in an unpacked layer of the image.
 type Placed = (&'static str, Listed);
@@ -32,6 +35,8 @@ struct Line {
     actual: Option<FileState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Ruled>,
 }
 
 /// Why the list is not whole.
@@ -44,7 +49,7 @@ enum NotListed {
 }
 
 pub(super) fn run(arguments: &Diff) -> Exit {
-    let selection = Selection::only(&arguments.scope, &arguments.container);
+    let selection = Selection::only(&arguments.scope, &arguments.container, &arguments.policies);
     let output = arguments.output;
     check::looking(&selection, async |looked| {
         // A reader that does not read must not keep a signal from ending us.
@@ -110,6 +115,7 @@ fn line((place, listed): &Placed) -> Line {
         expected,
         actual,
         note,
+        policy,
     } = FileChange::from(&listed.change);
     Line {
         place,
@@ -120,6 +126,7 @@ fn line((place, listed): &Placed) -> Line {
         expected,
         actual,
         note,
+        policy,
     }
 }
 
@@ -141,8 +148,9 @@ fn print(placed: &[Placed], output: Output, out: &mut impl Write) -> io::Result<
                 writeln!(out)?;
             }
         }
-        Output::Table => print_rows(out, &HEADING, placed, |one| {
+        Output::Table => print_rows(out, heading(placed), placed, |one| {
             let line = line(one);
+            let policy = line.policy.as_ref().map(report::ruled);
             vec![
                 line.change.as_str().to_owned(),
                 line.class.as_str().to_owned(),
@@ -150,10 +158,20 @@ fn print(placed: &[Placed], output: Output, out: &mut impl Write) -> io::Result<
                 line.path,
                 state(line.expected.as_ref()),
                 state(line.actual.as_ref()),
+                policy.unwrap_or_default(),
             ]
         })?,
     }
     out.flush()
+}
+
+/// The last column only where a policy says something.
+fn heading(placed: &[Placed]) -> &'static [&'static str] {
+    let is_ruled = placed
+        .iter()
+        .any(|(_, listed)| listed.change.ruled.is_some());
+    let columns = HEADING.len() - usize::from(!is_ruled);
+    HEADING.get(..columns).unwrap_or(&HEADING)
 }
 
 /// `0755 0:0 12ab34cd56ef`, or what else tells the two sides apart.

@@ -63,6 +63,7 @@ pub(super) async fn running(
 pub(super) async fn look_at(
     selected: Vec<Selected>,
     node: &str,
+    layers: Layers,
 ) -> (Vec<ContainerStatus>, Vec<Finding>) {
     let mut looks = Looks {
         running: JoinSet::new(),
@@ -74,7 +75,7 @@ pub(super) async fn look_at(
         while looks.running.len() >= LOOKS_AT_ONCE {
             looks.join().await;
         }
-        looks.running.spawn(look(selected, node.to_owned()));
+        looks.running.spawn(look(selected, node.to_owned(), layers));
     }
     while !looks.running.is_empty() {
         looks.join().await;
@@ -82,12 +83,12 @@ pub(super) async fn look_at(
     (looks.containers, looks.findings)
 }
 
-async fn look(selected: Selected, node: String) -> Result<Looked, LookError> {
+async fn look(selected: Selected, node: String, layers: Layers) -> Result<Looked, LookError> {
     let mut memory = Memory::new(selected.found);
     let now = crate::now();
     let looked = selected
         .inspector
-        .look(&mut memory, Depth::Whole, Layers::CompareNow, now)
+        .look(&mut memory, Depth::Whole, layers, now)
         .await;
     match looked {
         // A look that hangs says nothing about the container but that.

@@ -5,6 +5,7 @@ mod debug;
 mod diff;
 mod interrupt;
 mod looks;
+mod policy;
 mod report;
 mod selection;
 mod serve;
@@ -38,6 +39,11 @@ enum Command {
     Diff(Diff),
     /// Watch this node until stopped.
     Run(Run),
+    /// Drift policies: what one would change on this node, ready-made exceptions.
+    Policy {
+        #[command(subcommand)]
+        command: policy::Policy,
+    },
     /// Make the skeletons of layers, by which nodes without layer blobs prove their file tables.
     Skeleton(skeleton::Arguments),
     /// Look at the configuration.
@@ -132,6 +138,9 @@ struct Diff {
     /// The container's id, or the beginning of it
     #[arg(value_name = "CONTAINER")]
     container: String,
+    /// A policy file, or a folder of them, whose drift policies are told; may be given several times
+    #[arg(long = "policy", value_name = "PATH")]
+    policies: Vec<PathBuf>,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
@@ -194,6 +203,7 @@ pub fn run() -> ExitCode {
         Command::Check(check) => check::run(&check),
         Command::Diff(diff) => diff::run(&diff),
         Command::Run(run) => serve::run(&run.config),
+        Command::Policy { command } => policy::run(&command),
         Command::Skeleton(arguments) => skeleton::run(&arguments),
         Command::Config {
             command: ConfigCommand::Check { file },

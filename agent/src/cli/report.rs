@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use holdfast_core::coverage::{CheckStatus, ContainerStatus, Outcome};
 use holdfast_core::display;
+use holdfast_core::drift::Ruled;
 use holdfast_core::finding::{Check, Detail, FileChange, FileState, Finding, Severity, Word};
 use serde::Serialize;
 
@@ -90,6 +91,9 @@ impl Report {
         }
         for finding in &self.findings {
             write!(out, "{}", paragraph(finding))?;
+        }
+        for status in &self.containers {
+            write!(out, "{}", accepted(status))?;
         }
         writeln!(out, "\n{}", self.summary.sentence())
     }
@@ -192,15 +196,49 @@ fn outcome(status: &ContainerStatus, check: Check) -> String {
         outcome,
         severity,
         reason,
+        accepted_by,
         ..
     } = done;
     match outcome {
-        Outcome::Clean => "clean".to_owned(),
+        Outcome::Clean => match accepted_by.iter().map(|by| by.changes).sum::<u64>() {
+            0 => "clean".to_owned(),
+            accepted => format!("clean, {accepted} accepted"),
+        },
         Outcome::Findings => severity.map_or("findings", Severity::as_str).to_owned(),
         Outcome::Unverifiable => {
             format!("unverifiable: {}", reason.as_deref().unwrap_or("unknown"))
         }
     }
+}
+
+/// What policies let pass in a container: nothing is left out without a word.
+fn accepted(status: &ContainerStatus) -> String {
+    let by = status.checks.iter().flat_map(|check| &check.accepted_by);
+    let mut lines: Vec<String> = by
+        .map(|by| format!("{} by {}", by.changes, by.rule))
+        .collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let more = lines.len().saturating_sub(MAX_CHANGES);
+    lines.truncate(MAX_CHANGES);
+    if more > 0 {
+        lines.push(format!("and {more} more rules"));
+    }
+    let lines = lines.join("\n    ");
+    format!("\nACCEPTED  {}\n    {lines}\n", cell(&status.container.id))
+}
+
+/// `shop/plugins`, `shop/plugins (was critical)`, `shop/hotfix expired 2027-01-31T00:00:00Z`.
+pub(super) fn ruled(ruled: &Ruled) -> String {
+    let by_rule = ruled.rule.as_ref().map(|rule| match ruled.default {
+        Some(default) => format!("{rule} (was {default})"),
+        None => rule.clone(),
+    });
+    let expired = ruled.expired.as_ref();
+    let expired = expired.map(|expired| format!("{} expired {}", expired.exception, expired.at));
+    let parts: Vec<String> = by_rule.into_iter().chain(expired).collect();
+    parts.join("; ")
 }
 
 fn cell(text: &str) -> String {
@@ -307,6 +345,9 @@ pub(super) fn change_line(change: &FileChange) -> String {
     if let Some(note) = &change.note {
         let _infallible = write!(line, "  ({note})");
     }
+    if let Some(policy) = &change.policy {
+        let _infallible = write!(line, "  [{}]", ruled(policy));
+    }
     line
 }
 
@@ -335,6 +376,7 @@ mod tests {
             expected: expected.map(entry),
             actual: actual.map(entry),
             note: None,
+            ruled: None,
         }))
     }
 

@@ -22,6 +22,17 @@ pub(super) enum Reach {
     One,
 }
 
+/// What is to be seen of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// Findings.
+    Findings,
+    /// Every change besides, and what policies say of it; nobody asks for signatures.
+    Changes,
+    /// Every change of the containers' own, without policies.
+    OwnChanges,
+}
+
 /// Which containers are checked, and against what.
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
@@ -37,6 +48,7 @@ pub(super) struct Selection {
     pub(super) reach: Reach,
     /// Where the files of layers are read.
     pub(super) source: Source,
+    pub(super) wants: Wants,
 }
 
 impl Selection {
@@ -55,11 +67,23 @@ impl Selection {
         }
     }
 
-    /// One container, without policies; every change of it is listed.
-    pub(super) fn only(scope: &Scope, container: &str) -> Self {
+    /// One container; every change of it is listed.
+    pub(super) fn only(scope: &Scope, container: &str, policies: &[PathBuf]) -> Self {
         Self {
             container: Some(container.to_owned()),
+            policies: policies.to_vec(),
             reach: Reach::One,
+            wants: Wants::Changes,
+            ..Self::scoped(scope)
+        }
+    }
+
+    /// Every change of these containers, without policies.
+    pub(super) fn unruled(scope: &Scope, container: Option<&str>, reach: Reach) -> Self {
+        Self {
+            container: container.map(str::to_owned),
+            reach,
+            wants: Wants::OwnChanges,
             ..Self::scoped(scope)
         }
     }
@@ -77,6 +101,7 @@ impl Selection {
             skeletons: scope.skeletons.clone(),
             reach: Reach::All,
             source: Source::Cache,
+            wants: Wants::Findings,
         }
     }
 
@@ -166,6 +191,7 @@ mod tests {
             skeletons: None,
             reach,
             source: Source::Cache,
+            wants: Wants::Findings,
         }
     }
 

@@ -73,11 +73,12 @@ pub(super) fn check_config(file: &Path) -> Exit {
         return Exit::Refused;
     }
     let trust = trust::client(&config).and_then(|client| Trust::load(&config.trust, &client));
-    match trust.map(|trust| trust.policies().set.len()) {
-        Ok(count) => {
+    match trust.map(|trust| trust.policies()) {
+        Ok(policies) => {
             println!(
-                "{}: ok, {count} policies in {}",
+                "{}: ok, {} policies in {}",
                 file.display(),
+                policies.set.len() + policies.drift.len(),
                 config.trust.policy_directory.display()
             );
             Exit::Clean

@@ -9,8 +9,13 @@
 //! directories hide is counted as removed. Long because the questions about one entry, and
 //! their order, are one story.
 
-use holdfast_core::drift::class::{classify, is_volatile_unless_it_runs, judge};
+use std::sync::Arc;
+
+use holdfast_core::drift::class::{
+    classify, is_harmless_unless_it_runs, is_volatile_unless_it_runs, judge,
+};
 use holdfast_core::drift::compare::compare;
+use holdfast_core::drift::policy::Rules;
 use holdfast_core::drift::{Change, ChangeKind, Class};
 use holdfast_core::finding::Severity;
 use holdfast_core::layer::{Entry, MergedTree, Node, TreeError};
@@ -75,6 +80,7 @@ pub struct UpperScan {
     keeps: Keeps,
     known: Known,
     origins: Origins,
+    rules: Arc<Rules>,
 }
 
 impl UpperScan {
@@ -84,6 +90,18 @@ impl UpperScan {
             keeps,
             ..Self::default()
         }
+    }
+
+    /// From now on these policies decide what is worth a finding. What was judged before is judged again when
+    /// they could want to see more of it; else only what they say of it is new.
+    pub fn rule_by(&mut self, rules: &Arc<Rules>) {
+        if Arc::ptr_eq(&self.rules, rules) {
+            return;
+        }
+        if !rules.sees_as_much_as(&self.rules) {
+            self.known = Known::default();
+        }
+        self.rules = Arc::clone(rules);
     }
 
     /// Scans once.
@@ -106,9 +124,13 @@ impl UpperScan {
             pass,
             known: &mut self.known,
             outcome: ScanOutcome {
-                changes: self.keeps.changes(),
+                changes: self
+                    .keeps
+                    .changes()
+                    .ruled_by(Arc::clone(&self.rules), pass.now),
                 ..ScanOutcome::default()
             },
+            rules: &self.rules,
             origins: &mut self.origins,
             hidden,
             is_given_up: false,
@@ -144,6 +166,7 @@ struct Visit<'a> {
     pass: Pass<'a>,
     known: &'a mut Known,
     origins: &'a mut Origins,
+    rules: &'a Rules,
     outcome: ScanOutcome,
     /// The opaque directory that is being walked, and what the image has below it.
     hidden: Option<Hidden<'a>>,
@@ -304,7 +327,7 @@ impl Visit<'_> {
         let is_harmless_log = head.is_ok() && reason != Unread::Leased;
         let actual = head.map_or_else(|_| pinned.unread_entry(), |(observed, _)| observed.entry);
         let judged = judge(at.path, kind, expected.as_ref(), Some(&actual), &[]);
-        let severity = judged.map(|change| change.severity);
+        let severity = judged.and_then(|change| self.outcome.changes.severity_of(&change));
         if severity.is_some() || !is_harmless_log || self.outcome.changes.lists_every() {
             // Much data is no reason to wake anybody: it waits its turn.
             let least = if reason == Unread::Postponed {
@@ -378,18 +401,42 @@ impl Visit<'_> {
         expected: Option<&Entry>,
         pinned: &Pinned,
     ) -> Result<Option<Statx>, Unread> {
+        // What a policy calls volatile is so to it alone: neither by its path nor by what the image has there
+        // may it be more than data.
+        let by_policy = !is_volatile_unless_it_runs(at.path);
+        let is_volatile = if by_policy {
+            is_harmless_unless_it_runs(at.path) && self.rules.is_volatile(at.path)
+        } else {
+            true
+        };
+        let is_harmless_class = |class| match class {
+            Class::Volatile => true,
+            Class::Configuration | Class::Data => by_policy,
+            Class::DeviceNode | Class::TrustAnchor | Class::Program | Class::BytecodeCache => false,
+        };
         let may_be = !self.outcome.changes.lists_every()
             && pinned.file_type() == FileType::RegularFile
             && pinned.stat.stx_size > 0
-            && is_volatile_unless_it_runs(at.path)
-            && expected.is_none_or(|expected| classify(at.path, expected) == Class::Volatile);
+            && is_volatile
+            && !self.rules.may_raise_volatile(at.path)
+            // What took the place of a link or a directory is looked at: that hides what was there.
+            && expected.is_none_or(|expected| {
+                matches!(expected.node, Node::File { .. })
+                    && is_harmless_class(classify(at.path, expected))
+            });
         if !may_be {
             return Ok(None);
         }
         let (observed, stat) = self.observe(pinned, Depth::Head)?;
         let actual = Some(&observed.entry);
+        let judged = judge(at.path, ChangeKind::Added, None, actual, &[]);
         let is_harmless = self.upper.meaning(&observed) == Meaning::Ordinary
-            && judge(at.path, ChangeKind::Added, None, actual, &[]).is_none();
+            && judged
+                .as_ref()
+                .is_none_or(|change| !change.privileged && is_harmless_class(change.class));
+        if let Some(change) = judged.filter(|_| is_harmless) {
+            self.outcome.changes.pass_over_by_policy(change.class);
+        }
         Ok(is_harmless.then_some(stat))
     }
 
@@ -421,9 +468,7 @@ impl Visit<'_> {
             lent.extend(follow::class_after(upper, observer, *pass, path, actual)?);
         }
         let Some(mut change) = judge(path, kind, expected, Some(actual), &lent) else {
-            let changes = &mut self.outcome.changes;
-            changes.pass_over(path, kind, expected, Some(actual));
-            return Ok(None);
+            return Ok(self.pass_over(path, kind, expected, Some(actual)));
         };
         genuine::opine(self.upper, pinned, &mut change)?;
         bytecode::opine(self.upper, pinned, &mut change)?;
@@ -459,7 +504,12 @@ impl Visit<'_> {
         };
         match removed(self.upper.tree, path, &expected)? {
             Some(change) => found.changes.push(change),
-            None => self.pass_over_removed(path, &expected),
+            None => found.changes.extend(self.pass_over(
+                path,
+                ChangeKind::Removed,
+                Some(&expected),
+                None,
+            )),
         }
         if expected.node.is_directory() {
             self.remove_below(path, found)?;
@@ -473,10 +523,10 @@ impl Visit<'_> {
             let below = below?;
             // A whole image may be hidden: counting it is progress. Counting it in part would be a lie.
             (self.pass.is_over)();
-            let Some(change) = removed(self.upper.tree, &below.path, &below.entry)? else {
-                self.pass_over_removed(&below.path, &below.entry);
-                continue;
-            };
+            let (path, expected) = (&below.path, &below.entry);
+            let change = removed(self.upper.tree, path, expected)?
+                .or_else(|| self.pass_over(path, ChangeKind::Removed, Some(expected), None));
+            let Some(change) = change else { continue };
             if found.changes.len() < MAX_REMEMBERED {
                 found.changes.push(change);
             } else {
@@ -487,9 +537,20 @@ impl Visit<'_> {
         Ok(())
     }
 
-    fn pass_over_removed(&mut self, path: &[u8], expected: &Entry) {
+    /// A difference that is not worth a finding, unless a policy says so: then it is remembered like others.
+    fn pass_over(
+        &mut self,
+        path: &[u8],
+        kind: ChangeKind,
+        expected: Option<&Entry>,
+        actual: Option<&Entry>,
+    ) -> Option<Change> {
+        if self.rules.may_raise_volatile(path) {
+            return Some(Change::of_volatile(path, kind, expected, actual));
+        }
         let changes = &mut self.outcome.changes;
-        changes.pass_over(path, ChangeKind::Removed, Some(expected), None);
+        changes.pass_over(path, kind, expected, actual);
+        None
     }
 
     /// An entry below an opaque directory puts its path back, unless it is a whiteout.

@@ -213,6 +213,15 @@ impl Content {
         self.listing.as_ref().map(Listing::take).unwrap_or_default()
     }
 
+    /// A scan of an upper directory that was not looked at yet.
+    pub(super) fn new_scan(&self) -> UpperScan {
+        UpperScan::keeping(if self.listing.is_some() {
+            Keeps::Everything
+        } else {
+            Keeps::Findings
+        })
+    }
+
     /// Steps 4 and 5 of a look.
     pub(super) async fn check(
         self: Arc<Self>,
@@ -222,14 +231,14 @@ impl Content {
         verdicts: &mut Verdicts,
     ) {
         let started = Instant::now();
-        let before = (memory.expectation.take(), self.uppers_of(memory, identity));
+        let uppers = std::mem::take(&mut memory.uppers);
+        let before = (memory.expectation.take(), uppers);
         let (content, identity_there, now) =
             (Arc::clone(&self), Arc::clone(identity), verdicts.now());
         // Whoever asks by hand waits for all of it.
-        let (rehash, budget) = if layers == Layers::CompareNow {
-            (Rehash::All, u64::MAX)
-        } else {
-            (Rehash::Due, BYTES_A_LOOK)
+        let (rehash, budget) = match layers {
+            Layers::CompareNow | Layers::NotAsked => (Rehash::All, u64::MAX),
+            Layers::AsCompared => (Rehash::Due, BYTES_A_LOOK),
         };
         let launch = identity.root.and_then(|root| memory.launch(root));
         let work = move |progress: &Progress| {
@@ -266,6 +275,8 @@ impl Content {
         let workload = memory.about("").workload;
         match worked.files {
             Ok(mut files) => {
+                let accepted = files.outcome.changes.take_accepted();
+                verdicts.accepted(Check::Files, accepted);
                 if let Some(listing) = &self.listing {
                     listing.add(&mut files.outcome.changes);
                 }
@@ -277,16 +288,6 @@ impl Content {
         let listing = self.listing.as_ref();
         self.lowers
             .report((memory.key(), identity), &workload, listing, verdicts);
-    }
-
-    /// The scans of a container's upper directories, from the last look.
-    fn uppers_of(&self, memory: &mut Memory, identity: &Identity) -> Vec<UpperScan> {
-        let mut uppers = std::mem::take(&mut memory.uppers);
-        if self.listing.is_some() {
-            let listing = || UpperScan::keeping(Keeps::Everything);
-            uppers.resize_with(identity.uppers().len(), listing);
-        }
-        uppers
     }
 
     /// The blocking part, once it is known what to expect: witnesses, the upper directories.

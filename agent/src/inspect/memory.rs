@@ -6,6 +6,7 @@ use std::sync::Arc;
 use holdfast_core::container::ContainerKey;
 use holdfast_core::coverage::{CheckStatus, ContainerStatus, SCHEMA};
 use holdfast_core::digest::Digest;
+use holdfast_core::drift::policy::Rules;
 use holdfast_core::finding::{Check, ImageRef, Kind, Severity};
 use holdfast_core::image::Image;
 use holdfast_core::place::{About, Look};
@@ -25,6 +26,7 @@ use crate::runtime::identify::{FirstSight, Identified, Identity};
 use crate::runtime::kernel::{self, RootWitness};
 use crate::runtime::list::Found;
 use crate::runtime::mounts::Launch;
+use crate::trust::Policies;
 
 /// A status is recorded again after this, so that "still so" and "nobody looks" can be told apart.
 const TOLD_AGAIN: SignedDuration = SignedDuration::from_hours(1);
@@ -57,6 +59,8 @@ pub struct Memory {
     /// What is to survive a restart has changed since it was recorded.
     is_to_be_remembered: bool,
     pub(super) judged: Option<Judged>,
+    /// What policies say about its files, and of which set they are.
+    rules: Option<(u64, Arc<Rules>)>,
     checks: BTreeMap<Check, CheckStatus>,
     open: Vec<(Kind, Severity)>,
     looked_at: Option<Timestamp>,
@@ -86,6 +90,7 @@ impl Memory {
             launch: None,
             is_to_be_remembered: false,
             judged: None,
+            rules: None,
             checks: BTreeMap::new(),
             open: Vec::new(),
             looked_at: None,
@@ -152,6 +157,22 @@ impl Memory {
         self.judged.as_ref().map(|judged| &judged.verdict)
     }
 
+    /// What these policies say about its files.
+    pub(super) fn rules(&mut self, policies: &Policies) -> Arc<Rules> {
+        if let Some((generation, rules)) = &self.rules
+            && *generation == policies.generation
+        {
+            return Arc::clone(rules);
+        }
+        let About {
+            container, image, ..
+        } = self.about("");
+        let namespace = container.pod.as_ref().map(|pod| pod.namespace.as_str());
+        let rules = Arc::new(policies.drift.rules_for(image.as_ref(), namespace));
+        self.rules = Some((policies.generation, Arc::clone(&rules)));
+        rules
+    }
+
     /// Documents of its image from first sight: containerd forgets them when the name moves.
     pub(super) fn images(&self, keep: &Keep) -> Vec<Arc<Image>> {
         if let Some(identity) = self
@@ -199,6 +220,7 @@ impl Memory {
             let documents = Keep::names(&identity.image);
             self.is_to_be_remembered |= self.documents != documents;
             self.documents = documents;
+            self.rules = None; // another name or pod may have others
             let before = self
                 .identified
                 .as_ref()
@@ -287,9 +309,15 @@ impl Memory {
     /// Whether a status says more than the last one that was recorded; an hour later it is news again.
     pub fn is_news(&self, status: &ContainerStatus) -> bool {
         let Some(told) = &self.told else { return true };
+        // How much a rule lets pass changes all the time: that it does is news.
+        let rules = |status: &CheckStatus| {
+            let by = status.accepted_by.iter();
+            by.map(|by| by.rule.clone()).collect::<Vec<_>>()
+        };
         let same = |a: &CheckStatus, b: &CheckStatus| {
             (a.check, a.outcome, a.severity, a.basis, &a.reason)
                 == (b.check, b.outcome, b.severity, b.basis, &b.reason)
+                && rules(a) == rules(b)
         };
         let is_same = told.checks.len() == status.checks.len()
             && told

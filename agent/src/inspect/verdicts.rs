@@ -1,11 +1,12 @@
 //! What one look has seen so far, check by check. A check is done, or it is not and says why: there is no
 //! third way to leave it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use holdfast_core::coverage::{CheckStatus, Outcome};
-use holdfast_core::finding::{Basis, Check, Condition, Detail, Kind, Severity};
+use holdfast_core::coverage::{AcceptedBy, CheckStatus, Outcome};
+use holdfast_core::drift::accepted::Accepted;
+use holdfast_core::finding::{Basis, Check, Condition, Detail, Kind, Severity, Subject};
 use holdfast_core::place::Look;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ struct Ended {
     basis: Option<Basis>,
     /// Why it could not be done, where no finding of its own says so.
     reason: Option<String>,
+    accepted_by: Vec<AcceptedBy>,
     took: Option<Duration>,
     at: Option<Timestamp>,
 }
@@ -31,6 +33,7 @@ pub(super) struct Verdicts {
     now: Timestamp,
     begun: Instant,
     checks: BTreeMap<Check, Ended>,
+    excused: BTreeSet<Subject>,
 }
 
 impl Verdicts {
@@ -39,6 +42,7 @@ impl Verdicts {
             now,
             begun: Instant::now(),
             checks: BTreeMap::new(),
+            excused: BTreeSet::new(),
         }
     }
 
@@ -136,6 +140,16 @@ impl Verdicts {
         ended.conditions.extend(conditions);
     }
 
+    /// What policies have let pass.
+    pub(super) fn accepted(&mut self, check: Check, accepted: Accepted) {
+        let (by, excused) = accepted.into_parts();
+        let by = by.into_iter();
+        self.checks.entry(check).or_default().accepted_by = by
+            .map(|(rule, changes)| AcceptedBy { rule, changes })
+            .collect();
+        self.excused.extend(excused);
+    }
+
     /// When a check was done that was not done in this look.
     pub(super) fn at(&mut self, check: Check, at: Timestamp) {
         self.checks.entry(check).or_default().at = Some(at);
@@ -195,7 +209,10 @@ impl Verdicts {
     /// For the ledger and for coverage. The worse of two conditions about the same stays.
     pub(super) fn into_parts(self) -> (Look, Vec<CheckStatus>) {
         let now = self.now;
-        let mut look = Look::default();
+        let mut look = Look {
+            excused: self.excused,
+            ..Look::default()
+        };
         let mut statuses = Vec::new();
         for (check, ended) in self.checks {
             statuses.push(CheckStatus {
@@ -208,6 +225,7 @@ impl Verdicts {
                     .max(),
                 basis: ended.basis,
                 reason: ended.reason(),
+                accepted_by: ended.accepted_by,
                 at: ended.at.unwrap_or(now),
             });
             if ended.is_done {

@@ -79,6 +79,7 @@ mod tests {
             expected: None,
             actual: None,
             note: None,
+            policy: None,
         };
         finding(Detail::FileDrift(FileDrift {
             changes: vec![change; changes],

@@ -10,6 +10,7 @@ use holdfast_agent::files::{
 };
 use holdfast_core::display;
 use holdfast_core::drift::Change;
+use holdfast_core::drift::policy::Rules;
 use holdfast_core::layer::MergedTree;
 use holdfast_core::overlay::{Stubs, XattrPrefix};
 use jiff::{SignedDuration, Timestamp};
@@ -121,6 +122,11 @@ impl Container {
 
     pub(crate) fn layer(&self, index: usize) -> &Layer {
         &self.layers[index]
+    }
+
+    /// From now on these policies decide.
+    pub(crate) fn rule_by(&mut self, rules: &Arc<Rules>) {
+        self.scan.rule_by(rules);
     }
 
     pub(crate) fn scan(&mut self) -> ScanOutcome {

@@ -15,6 +15,7 @@ mod mounted;
 mod options;
 mod parts;
 mod planted;
+mod policies;
 mod proofs;
 mod rescan;
 mod silent;

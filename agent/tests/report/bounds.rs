@@ -45,6 +45,7 @@ fn long_look(subject: &str, bytes: usize) -> Look {
     Look {
         done: vec![],
         conditions: vec![condition],
+        ..Look::default()
     }
 }
 

@@ -26,6 +26,7 @@ fn status(second: i64, outcome: Outcome) -> ContainerStatus {
             severity: None,
             basis: None,
             reason: None,
+            accepted_by: Vec::new(),
             at: at(second),
         }],
         running: true,
@@ -353,7 +354,7 @@ async fn a_check_that_was_not_done_resolves_nothing_after_a_restart() {
     let after = open(directory.path());
     let unseen = Look {
         done: vec![Check::Identity],
-        conditions: vec![],
+        ..Look::default()
     };
     let found = after.ledger.record_look(about("c"), unseen, at(1)).await;
     assert_eq!(found, Ok(vec![]));

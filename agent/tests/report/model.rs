@@ -59,6 +59,7 @@ fn look(seen: &[(usize, bool)], done: Vec<Check>) -> Look {
                 condition(subject, severity)
             })
             .collect(),
+        ..Look::default()
     }
 }
 

@@ -138,6 +138,7 @@ pub(crate) fn look(subjects: &[&str]) -> Look {
             .iter()
             .map(|subject| condition(subject, Severity::Warning))
             .collect(),
+        ..Look::default()
     }
 }
 
@@ -202,6 +203,7 @@ pub(crate) fn one_more(id: &str, number: u64) -> (Look, About) {
     let look = Look {
         done: vec![],
         conditions: vec![condition(&format!("n{number}"), Severity::Info)],
+        ..Look::default()
     };
     (look, about(id))
 }

@@ -150,6 +150,7 @@ mod tests {
             expected: None,
             actual: None,
             note: Some("uid 0 account toor added".into()),
+            policy: None,
         }
     }
 

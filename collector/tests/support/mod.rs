@@ -243,6 +243,7 @@ pub fn finding(node: &str, container: &str, path: &str) -> Finding {
                 expected: None,
                 actual: None,
                 note: None,
+                policy: None,
             }],
             changes_total: 1,
         }),

@@ -50,8 +50,20 @@ pub struct CheckStatus {
     pub basis: Option<Basis>,
     /// Why it could not be done.
     pub reason: Option<String>,
+    /// What policies let pass, by rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_by: Vec<AcceptedBy>,
     /// When this was so for the last time.
     pub at: Timestamp,
+}
+
+/// Changes that one rule of a policy let pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedBy {
+    /// `POLICY/RULE`, `POLICY/EXCEPTION` or `POLICY:CLASS`.
+    pub rule: String,
+    /// How many.
+    pub changes: u64,
 }
 
 /// One container as its node last saw it.

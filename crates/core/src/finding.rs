@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::container::{ContainerRef, Workload};
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::display;
-use crate::drift::{ChangeKind, Class};
+use crate::drift::{ChangeKind, Class, Ruled};
 
 /// The name of the schema, in every document.
 pub const SCHEMA: &str = "holdfast.finding/v1";
@@ -168,15 +168,26 @@ pub enum Resolution {
     ContainerEnded,
     /// A full report of the node no longer names it.
     NotReported,
+    /// It is still so, and a policy accepts it.
+    Policy,
 }
 
 impl Resolution {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Gone,
+        Self::ContainerEnded,
+        Self::NotReported,
+        Self::Policy,
+    ];
+
     /// The name in documents.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gone => "gone",
             Self::ContainerEnded => "container-ended",
             Self::NotReported => "not-reported",
+            Self::Policy => "policy",
         }
     }
 }
@@ -321,6 +332,9 @@ pub struct FileChange {
     /// What the digests do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// What a policy says about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Ruled>,
 }
 
 /// Detail of `file-drift`.

@@ -18,3 +18,4 @@ pub mod overlay;
 pub mod place;
 pub mod reference;
 pub mod trust;
+mod yaml;

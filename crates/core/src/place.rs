@@ -4,7 +4,7 @@
 //! A place is resolved only by a look of the same check that did not see it, or by its container's end.
 //! A check that could not be done resolves nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,8 @@ pub struct Look {
     pub done: Vec<Check>,
     /// Everything wrong, at most one condition for each kind and subject.
     pub conditions: Vec<Condition>,
+    /// Subjects of drift that a policy accepts: what was said of them is still so, and no finding any more.
+    pub excused: BTreeSet<Subject>,
 }
 
 /// Joins a look into the places of its container, and gives the documents of what changed.
@@ -97,6 +99,13 @@ pub fn advance(places: &mut Places, about: &About, look: Look, now: Timestamp) -
         })
         .map(|(fingerprint, _)| *fingerprint)
         .collect();
+    let is_excused = |fingerprint: &Fingerprint| {
+        places.get(fingerprint).is_some_and(|place| {
+            matches!(place.detail, Detail::FileDrift(_)) && look.excused.contains(&place.subject)
+        })
+    };
+    let (excused, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_excused);
+    findings.extend(resolve(places, &excused, about, Resolution::Policy, now));
     findings.extend(resolve(places, &gone, about, Resolution::Gone, now));
     places.retain(|_, place| {
         place
@@ -238,11 +247,42 @@ mod tests {
         Look {
             done: done.to_vec(),
             conditions,
+            ..Look::default()
         }
     }
 
     fn transitions(findings: &[Finding]) -> Vec<Transition> {
         findings.iter().map(|finding| finding.transition).collect()
+    }
+
+    #[test]
+    fn what_a_policy_accepts_is_resolved_by_it_and_what_is_gone_is_gone() {
+        let (mut places, about, now) = (Places::new(), about(), Timestamp::UNIX_EPOCH);
+        let files = [Check::Files];
+        let drift = |subject: &str| Condition {
+            detail: Detail::FileDrift(crate::finding::FileDrift {
+                changes: Vec::new(),
+                changes_total: 1,
+            }),
+            ..condition(subject, Severity::Warning)
+        };
+        let both = vec![drift("a"), drift("b"), condition("c", Severity::Info)];
+        advance(&mut places, &about, look(&files, both), now);
+
+        let accepting = Look {
+            excused: ["a", "c"].map(Subject::word).into(),
+            ..look(&files, Vec::new())
+        };
+        let resolved = advance(&mut places, &about, accepting, now);
+        let mut reasons: Vec<_> = resolved
+            .iter()
+            .map(|finding| (finding.subject.as_str(), finding.reason))
+            .collect();
+        reasons.sort_by_key(|(subject, _)| *subject);
+        let (policy, gone) = (Some(Resolution::Policy), Some(Resolution::Gone));
+        assert_eq!(reasons, [("a", policy), ("b", gone), ("c", gone)]);
+        let back = advance(&mut places, &about, look(&files, vec![drift("a")]), now);
+        assert_eq!(transitions(&back), [Transition::Reopened]);
     }
 
     #[test]

@@ -136,14 +136,10 @@ pub(super) const fn severity_number(severity: Severity) -> i64 {
 
 pub(super) fn reason(text: Option<&str>) -> Result<Option<Resolution>, StoreError> {
     text.map(|text| {
-        [
-            Resolution::Gone,
-            Resolution::ContainerEnded,
-            Resolution::NotReported,
-        ]
-        .into_iter()
-        .find(|reason| reason.as_str() == text)
-        .ok_or(StoreError::Row("reason"))
+        Resolution::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+            .ok_or(StoreError::Row("reason"))
     })
     .transpose()
 }
@@ -155,4 +151,18 @@ pub(super) fn count(number: i64) -> Result<u64, StoreError> {
 /// A number that was checked at the door to be below 2^63.
 pub(super) fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_that_is_written_can_be_read() {
+        for due in Resolution::ALL {
+            assert_eq!(reason(Some(due.as_str())).unwrap(), Some(due));
+        }
+        assert_eq!(reason(None).unwrap(), None);
+        assert!(reason(Some("other")).is_err());
+    }
 }

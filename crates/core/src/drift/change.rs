@@ -1,5 +1,6 @@
 //! The words for a difference between an image and a disk.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Severity;
@@ -24,6 +25,16 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Metadata,
+        Self::Moved,
+        Self::Modified,
+        Self::Added,
+        Self::Removed,
+        Self::Redirected,
+    ];
+
     /// As documents and people write it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +69,17 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 7] = [
+        Self::DeviceNode,
+        Self::TrustAnchor,
+        Self::Program,
+        Self::BytecodeCache,
+        Self::Volatile,
+        Self::Configuration,
+        Self::Data,
+    ];
+
     /// As documents and people write it, and as the subject of a condition.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -91,4 +113,51 @@ pub struct Change {
     pub actual: Option<Entry>,
     /// In a few words, what the digests do not say: "uid 0 account toor added".
     pub note: Option<String>,
+    /// What a policy says about it.
+    pub ruled: Option<Ruled>,
+}
+
+impl Change {
+    /// A difference in a volatile place, which is no finding unless a policy says so.
+    pub fn of_volatile(
+        path: &[u8],
+        kind: ChangeKind,
+        expected: Option<&Entry>,
+        actual: Option<&Entry>,
+    ) -> Self {
+        Self {
+            path: path.to_vec(),
+            kind,
+            class: Class::Volatile,
+            severity: Severity::Info,
+            privileged: false,
+            expected: expected.cloned(),
+            actual: actual.cloned(),
+            note: None,
+            ruled: None,
+        }
+    }
+}
+
+/// What a policy said about a change, so that nobody has to guess why it is as bad as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruled {
+    /// The rule that decided: `POLICY/RULE`, `POLICY/EXCEPTION` or `POLICY:CLASS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// How bad it would be without policies; absent where it would be no finding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Severity>,
+    /// The exception that had let it pass, and does no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<Expired>,
+}
+
+/// An exception whose time is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// `POLICY/EXCEPTION`.
+    pub exception: String,
+    /// Since when.
+    pub at: Timestamp,
 }

@@ -46,9 +46,12 @@ pub fn classify_unseen(path: &[u8], link: &Entry, target: &[u8]) -> Class {
 /// Whether nothing at `path` can matter unless it is a device, runs, or is named as if it did: there, the
 /// first bytes of a file decide, and its content need not be hashed.
 pub fn is_volatile_unless_it_runs(path: &[u8]) -> bool {
-    class_of_place(path) == Class::Volatile
-        && !is_trust_anchor(path)
-        && !is_named_like_a_program(path)
+    class_of_place(path) == Class::Volatile && is_harmless_unless_it_runs(path)
+}
+
+/// Whether nothing in the name of `path` makes it more than data.
+pub fn is_harmless_unless_it_runs(path: &[u8]) -> bool {
+    !is_trust_anchor(path) && !is_named_like_a_program(path)
 }
 
 /// How bad a change is by default; `entry` is what is there now, else what was. `None`: no finding.
@@ -128,6 +131,7 @@ pub fn judge(
         expected: expected.cloned(),
         actual: actual.cloned(),
         note: None,
+        ruled: None,
     })
 }
 
@@ -154,6 +158,7 @@ pub fn judge_in_layer(
         expected: expected.cloned(),
         actual: actual.cloned(),
         note: None,
+        ruled: None,
     }
 }
 

@@ -98,6 +98,7 @@ mod tests {
                 expected: None,
                 actual: None,
                 note: None,
+                ruled: None,
             },
             is_worth_a_finding: true,
         }

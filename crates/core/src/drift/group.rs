@@ -5,8 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use super::accepted::Accepted;
 use super::every::{Every, Listed};
+use super::policy::{Decision, Rules};
 use super::shown::{MAX_WORKLOAD, blank_title, layer_title, noun, title, weight};
 use super::{Change, ChangeKind, Class};
 use crate::digest::{ChainId, DiffId};
@@ -24,6 +29,9 @@ pub const MAX_CONDITIONS: usize = 10_000;
 
 /// Programs changed in one container from which on they are one finding, such as a package upgrade.
 pub const MASS_CHANGE: u64 = 20;
+
+/// What such a finding is about.
+const MASS_CHANGE_SUBJECT: &str = "mass-change";
 
 /// Text that the list of one finding may hold: paths have up to 4 KiB, and a message at most 4 MiB.
 const MAX_LISTED_BYTES: usize = 1 << 20;
@@ -52,6 +60,18 @@ impl Group {
         }
     }
 
+    /// The subjects of the conditions that a change may be part of.
+    fn subjects(self, change: &Change) -> Vec<Subject> {
+        match self {
+            Self::Alone => vec![Subject::path(&change.path)],
+            Self::Programs => vec![
+                Subject::path(&change.path),
+                Subject::word(MASS_CHANGE_SUBJECT),
+            ],
+            Self::OfClass(class) => vec![Subject::word(class.as_str())],
+        }
+    }
+
     const fn capacity(self) -> usize {
         match self {
             Self::Alone => MAX_CONDITIONS,
@@ -74,15 +94,32 @@ pub struct Changes {
     groups: BTreeMap<Group, Kept>,
     /// Where somebody asks for all of them.
     every: Option<Every>,
+    /// What policies say about them, and at which time.
+    rules: Option<(Arc<Rules>, Timestamp)>,
+    accepted: Accepted,
 }
 
 impl Changes {
     /// Changes that also list every one.
     pub fn listing_every() -> Self {
         Self {
-            groups: BTreeMap::new(),
             every: Some(Every::default()),
+            ..Self::default()
         }
+    }
+
+    /// The same, and policies decide about each change that is added.
+    #[must_use]
+    pub fn ruled_by(self, rules: Arc<Rules>, now: Timestamp) -> Self {
+        Self {
+            rules: Some((rules, now)),
+            ..self
+        }
+    }
+
+    /// What policies have accepted; once.
+    pub fn take_accepted(&mut self) -> Accepted {
+        std::mem::take(&mut self.accepted)
     }
 
     /// Whether every one is listed.
@@ -103,22 +140,27 @@ impl Changes {
         expected: Option<&Entry>,
         actual: Option<&Entry>,
     ) {
-        if let Some(every) = &mut self.every {
-            let change = Change {
-                path: path.to_vec(),
-                kind,
-                class: Class::Volatile,
-                severity: Severity::Info,
-                privileged: false,
-                expected: expected.cloned(),
-                actual: actual.cloned(),
-                note: None,
-            };
-            every.push(Listed {
-                change,
-                is_worth_a_finding: false,
-            });
+        let rules = self.rules.as_ref();
+        let may_be_raised = rules.is_some_and(|(rules, _)| rules.may_raise_volatile(path));
+        if self.every.is_some() || may_be_raised {
+            self.push(Change::of_volatile(path, kind, expected, actual));
         }
+    }
+
+    /// A difference of this class was not looked at closely, because a policy calls its place volatile.
+    pub fn pass_over_by_policy(&mut self, class: Class) {
+        self.accepted.excuse(Subject::word(class.as_str()));
+    }
+
+    /// How bad a change is in the end; `None` when it is no finding.
+    pub fn severity_of(&self, change: &Change) -> Option<Severity> {
+        self.decide(change).severity
+    }
+
+    fn decide(&self, change: &Change) -> Decision {
+        let none = || Rules::default().decide(change, Timestamp::UNIX_EPOCH);
+        let rules = self.rules.as_ref();
+        rules.map_or_else(none, |(rules, now)| rules.decide(change, *now))
     }
 
     /// Those of two directories of one container.
@@ -131,6 +173,7 @@ impl Changes {
                 *own.totals.entry(class).or_default() += total;
             }
         }
+        self.accepted.join(other.accepted);
         match (&mut self.every, other.every) {
             (Some(own), Some(others)) => own.join(others),
             (own, others) => *own = own.take().or(others),
@@ -138,15 +181,31 @@ impl Changes {
         self.finished()
     }
 
-    /// Adds a change of a container.
-    pub fn push(&mut self, change: Change) {
+    /// Adds a change of a container, as it is judged by default.
+    pub fn push(&mut self, mut change: Change) {
+        let decision = self.decide(&change);
+        let is_accepted = decision.severity.is_none();
+        if let Some(rule) = decision
+            .ruled
+            .as_ref()
+            .and_then(|ruled| ruled.rule.as_ref())
+            && is_accepted
+        {
+            self.accepted
+                .count(rule, Group::of(&change).subjects(&change));
+        }
+        change.class = decision.class;
+        change.severity = decision.severity.unwrap_or(change.severity);
+        change.ruled = decision.ruled;
         if let Some(every) = &mut self.every {
             every.push(Listed {
                 change: change.clone(),
-                is_worth_a_finding: true,
+                is_worth_a_finding: !is_accepted,
             });
         }
-        self.push_into(Group::of(&change), change);
+        if !is_accepted {
+            self.push_into(Group::of(&change), change);
+        }
     }
 
     /// Adds a change of a layer: each stands alone.
@@ -167,6 +226,7 @@ impl Changes {
     /// Sorts each group, worst first, and cuts it to what is listed. Called once, after the last change.
     #[must_use]
     pub fn finished(mut self) -> Self {
+        self.rules = None; // all is decided
         for (group, kept) in &mut self.groups {
             kept.cut(group.capacity());
         }
@@ -392,7 +452,12 @@ impl Place {
             "{total} programs changed in {}: a package upgrade, or a mass replacement",
             self.workload
         );
-        self.drift(Subject::word("mass-change"), title, &kept.changes, total)
+        self.drift(
+            Subject::word(MASS_CHANGE_SUBJECT),
+            title,
+            &kept.changes,
+            total,
+        )
     }
 
     fn of_class(&self, class: Class, kept: &Kept) -> Condition {
@@ -676,6 +741,62 @@ mod tests {
             )]
         );
     }
+
+    /// Rules of one policy for every image; the tail of its `spec`.
+    fn rules(spec: &str) -> Arc<Rules> {
+        let text = format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: DriftPolicy\nmetadata: {{name: p}}\n\
+             spec:\n  match: {{images: [\"**\"]}}\n{spec}\n"
+        );
+        let set = super::super::policy::DriftPolicies::load([("p", text.as_bytes())]).unwrap();
+        Arc::new(set.rules_for(None, None))
+    }
+
+    #[test]
+    fn what_a_policy_accepts_is_counted_and_listed_and_no_finding() {
+        let mut changes = Changes::listing_every().ruled_by(
+            rules("  classes: {data: none, program: info}"),
+            Timestamp::UNIX_EPOCH,
+        );
+        for number in 0..3 {
+            changes.push(added(&format!("opt/{number}"), 0o644));
+        }
+        changes.push(added("opt/tool", 0o755));
+        let mut changes = changes.and(Changes::default());
+
+        let (by, excused) = changes.take_accepted().into_parts();
+        assert_eq!(by, BTreeMap::from([("p:data".to_owned(), 3)]));
+        assert_eq!(excused, BTreeSet::from([Subject::word("data")]));
+        let listed = changes.take_every().unwrap().into_listed();
+        let accepted = listed.iter().filter(|listed| !listed.is_worth_a_finding);
+        let rule = |listed: &Listed| listed.change.ruled.clone()?.rule;
+        assert!(
+            accepted
+                .clone()
+                .all(|it| rule(it).as_deref() == Some("p:data"))
+        );
+        assert_eq!((listed.len(), accepted.count()), (4, 3));
+        assert_eq!(
+            summary(&conditions(changes, "w", None)),
+            [("/opt/tool", Severity::Info, 1, 1)]
+        );
+    }
+
+    #[test]
+    fn what_is_volatile_is_a_finding_only_where_a_policy_says_so() {
+        let file = file(b"x", 0o644);
+        let passed_over = |spec: &str| {
+            let mut changes = Changes::default().ruled_by(rules(spec), Timestamp::UNIX_EPOCH);
+            changes.pass_over(b"tmp/x", ChangeKind::Added, None, Some(&file));
+            changes.pass_over(b"run/x", ChangeKind::Added, None, Some(&file));
+            changes.total()
+        };
+        assert_eq!(passed_over("  classes: {data: critical}"), 0);
+        assert_eq!(passed_over("  classes: {volatile: info}"), 2);
+        let rule = "  rules: [{paths: [/tmp/**], classes: [volatile], severity: info}]";
+        assert_eq!(passed_over(rule), 1);
+    }
+
     #[test]
     fn who_asks_for_every_change_gets_them_all_and_findings_do_not_change() {
         let file = file(b"x", 0o644);

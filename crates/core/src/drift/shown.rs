@@ -23,7 +23,13 @@ pub(super) fn weight(change: &FileChange) -> usize {
         .flatten()
         .map(state)
         .sum();
-    120 + change.path.len() + states + change.note.as_ref().map_or(0, String::len)
+    let ruled = change.policy.as_ref().map_or(0, |ruled| {
+        let expired = ruled.expired.as_ref();
+        let expired = expired.map_or(0, |expired| 80 + expired.exception.len());
+        40 + expired + ruled.rule.as_ref().map_or(0, String::len)
+    });
+    let note = change.note.as_ref().map_or(0, String::len);
+    120 + change.path.len() + states + note + ruled
 }
 
 impl From<&Change> for FileChange {
@@ -36,6 +42,7 @@ impl From<&Change> for FileChange {
             expected: change.expected.as_ref().map(FileState::from),
             actual: change.actual.as_ref().map(FileState::from),
             note: change.note.clone(),
+            policy: change.ruled.clone(),
         }
     }
 }

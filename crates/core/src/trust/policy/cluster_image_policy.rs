@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::error::{At, of_yaml, quote};
+use super::error::of_yaml;
 use super::{Authority, Glob, Key, MAX_FILE, Mode, Policy, PolicyError, Problem, Rule};
+use crate::yaml::{self, At, Header, quote};
 
 /// Most globs, and most authorities, of one policy: each is tried for each image.
 const MAX_ENTRIES: usize = 100;
@@ -29,9 +30,7 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Vec<(Policy, At)>, Policy
     }
     // The kind first: another kind's fields would be reported as typing errors of this one.
     for header in documents::<Header>(file, bytes)? {
-        header
-            .check()
-            .map_err(|(at, problem)| at.problem(file, problem))?;
+        check(&header).map_err(|(at, problem)| at.problem(file, problem))?;
     }
     let policies = documents::<Document>(file, bytes)?
         .into_iter()
@@ -44,52 +43,26 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Vec<(Policy, At)>, Policy
     Ok(policies)
 }
 
-/// Strict and bounded: no YAML 1.1 booleans, no numbers as strings, no merge of mappings, and budgets
-/// that an alias bomb runs into within milliseconds.
 fn documents<T: for<'de> Deserialize<'de>>(
     file: &str,
     bytes: &[u8],
 ) -> Result<Vec<T>, PolicyError> {
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        no_schema: true,
-        merge_keys: serde_saphyr::MergeKeyPolicy::Error,
-        reject_unsupported_tags: true,
-        with_snippet: false,
-        budget: serde_saphyr::budget! {
-            max_nodes: 20_000,
-            max_aliases: 100,
-            max_depth: 32,
-            max_documents: 256,
-            max_reader_input_bytes: Some(MAX_FILE),
-        },
-    };
-    serde_saphyr::from_slice_multiple_with_options(bytes, options)
-        .map_err(|error| of_yaml(file, &error))
+    yaml::documents(bytes).map_err(|error| of_yaml(file, &error))
 }
 
 type Misplaced = (At, Problem);
 
-/// What says how to read the rest.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Header {
-    api_version: Spanned<String>,
-    kind: Spanned<String>,
-}
-
-impl Header {
-    fn check(&self) -> Result<(), Misplaced> {
-        if self.kind.value != "ClusterImagePolicy" {
-            let kind = quote(&self.kind.value);
-            return Err((At::of(&self.kind), Problem::Kind(kind)));
-        }
-        if !API_VERSIONS.contains(&self.api_version.value.as_str()) {
-            let version = quote(&self.api_version.value);
-            return Err((At::of(&self.api_version), Problem::ApiVersion(version)));
-        }
-        Ok(())
+/// Whether a document is one of these policies.
+fn check(header: &Header) -> Result<(), Misplaced> {
+    if header.kind.value != "ClusterImagePolicy" {
+        let kind = quote(&header.kind.value);
+        return Err((At::of(&header.kind), Problem::Kind(kind)));
     }
+    if !API_VERSIONS.contains(&header.api_version.value.as_str()) {
+        let version = quote(&header.api_version.value);
+        return Err((At::of(&header.api_version), Problem::ApiVersion(version)));
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -6,9 +6,7 @@
 use std::fmt;
 
 use super::{GlobError, KeyError, MAX_FILE, MAX_POLICIES};
-
-/// Longest part of a file or of a parser's message that is quoted.
-const MAX_QUOTE: usize = 200;
+use crate::yaml::{At, Malformed, quote};
 
 /// A policy file that is refused; shown as `FILE:LINE:COLUMN: problem`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,54 +108,18 @@ pub enum Problem {
 impl Problem {
     /// Names the problem of a document that is not of the due shape.
     fn of_yaml(error: &serde_saphyr::Error) -> Self {
-        use serde_saphyr::{Error, MessageFormatter};
-        if let Error::SerdeUnknownField {
-            field, expected, ..
-        } = error
-        {
-            return match unsupported(field) {
-                Some(what) => Self::NotSupported {
-                    field: quote(field),
-                    what,
-                },
-                None => Self::UnknownField {
-                    field: quote(field),
-                    expected: expected.clone(),
-                },
-            };
+        match Malformed::of(error) {
+            Malformed::UnknownField { field, expected } => match unsupported(&field) {
+                Some(what) => Self::NotSupported { field, what },
+                None => Self::UnknownField { field, expected },
+            },
+            Malformed::MissingField(field) => Self::MissingField(field),
+            Malformed::Other(message) => Self::Yaml(message),
         }
-        if let Error::SerdeMissingField { field, .. } = error {
-            return Self::MissingField(field);
-        }
-        Self::Yaml(quote(
-            &serde_saphyr::UserMessageFormatter.format_message(error),
-        ))
     }
-}
-
-/// A place in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct At {
-    line: u64,
-    column: u64,
 }
 
 impl At {
-    /// The start of a file, for problems of the whole.
-    pub(super) const START: Self = Self { line: 1, column: 1 };
-
-    pub(super) fn of<T>(spanned: &serde_saphyr::Spanned<T>) -> Self {
-        Self::of_location(spanned.referenced)
-    }
-
-    /// Unknown locations are 0, which no editor knows.
-    fn of_location(location: serde_saphyr::Location) -> Self {
-        Self {
-            line: location.line().max(1),
-            column: location.column().max(1),
-        }
-    }
-
     pub(super) fn problem(self, file: &str, problem: Problem) -> PolicyError {
         PolicyError {
             file: quote(file),
@@ -171,16 +133,7 @@ impl At {
 /// The error of a file that does not parse.
 pub(super) fn of_yaml(file: &str, error: &serde_saphyr::Error) -> PolicyError {
     let error = error.without_snippet();
-    error
-        .location()
-        .map_or(At::START, At::of_location)
-        .problem(file, Problem::of_yaml(error))
-}
-
-/// A text of the file as errors show it.
-pub(super) fn quote(text: &str) -> String {
-    let shown = crate::display::escape(text.as_bytes());
-    shown.chars().take(MAX_QUOTE).collect()
+    At::of_error(error).problem(file, Problem::of_yaml(error))
 }
 
 /// Fields of policy-controller that come later, with what they are about.

@@ -15,8 +15,8 @@ pub use error::{PolicyError, Problem};
 pub use glob::{Glob, GlobError};
 pub use key::{Key, KeyError};
 
-/// Most bytes of one policy file; a policy has about one kilobyte for each authority.
-pub const MAX_FILE: usize = 1 << 20;
+pub use crate::yaml::MAX_FILE;
+
 /// Most policies in one set: each is matched against every name of every image.
 pub const MAX_POLICIES: usize = 1000;
 
@@ -137,6 +137,12 @@ pub(crate) enum Rule {
         /// What the policy's author says about it.
         message: Option<String>,
     },
+}
+
+/// Whether one of `globs` names an image.
+pub fn names_image(globs: &[Glob], name: &str) -> bool {
+    let name = Name::new(name);
+    globs.iter().any(|glob| name.matches(glob))
 }
 
 /// A name as policies see it: qualified, and as it was written.
