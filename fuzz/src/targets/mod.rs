@@ -4,6 +4,7 @@ mod accounts;
 mod config;
 mod display;
 mod drift;
+mod drift_policy;
 mod finding;
 mod frames;
 mod manifest;
@@ -29,6 +30,7 @@ pub const ALL: &[Target] = &[
     config::TARGET,
     display::TARGET,
     drift::TARGET,
+    drift_policy::TARGET,
     finding::TARGET,
     frames::TARGET,
     manifest::TARGET,
