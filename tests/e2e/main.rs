@@ -15,6 +15,7 @@ mod cli;
 mod configuration;
 mod diff;
 mod drift;
+mod drift_policy;
 mod faults;
 mod harness;
 mod hostile;
