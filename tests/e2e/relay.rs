@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_core::digest::Digest;
 use holdfast_core::finding::{Basis, Kind};
-use holdfast_tests::agent::{Agent, SINK};
+use holdfast_tests::agent::{self, Agent};
 use holdfast_tests::collector::{self, Collector};
 use holdfast_tests::image::{Digests, Layout};
 use holdfast_tests::registry::Registry;
@@ -224,6 +225,54 @@ async fn without_a_registry_a_failed_proof_stays_a_warning_and_a_skeleton_that_f
         let mut kinds = kinds.iter().map(holdfast_core::finding::Finding::kind);
         assert!(kinds.all(|kind| kind != Kind::LayerTampered));
     }
+}
+
+/// The skeleton of one layer, which says that it is of another one.
+fn forged(layout: &Layout, of: Digest, says: Digest) -> Vec<u8> {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (path, out) = (layout.path(), folder.path());
+    let arguments = [
+        "skeleton",
+        path.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let printed = agent::run(&arguments);
+    assert_eq!(printed.code, 0, "{printed:?}");
+    let mut skeleton = std::fs::read(out.join(format!("{}.skeleton", of.encoded()))).unwrap();
+    skeleton[8..40].copy_from_slice(says.as_bytes());
+    let body = skeleton.len() - 32;
+    let digest = Digest::of(&skeleton[..body]);
+    skeleton[body..].copy_from_slice(digest.as_bytes());
+    skeleton
+}
+
+#[tokio::test]
+async fn a_forged_skeleton_from_a_node_gives_way_to_that_of_the_registrys_blob() {
+    let registry = Registry::start().await;
+    let name = registry.reference("shop/api:1");
+    let mut layout = Layout::new();
+    let digests = layout.add(&image(), &name);
+    registry.push(&layout, &name, "shop/api:1").await;
+    let mut fleet = Fleet::reading(&registry).await;
+    let state = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (victim, other) = (digests.diff_ids[1], digests.diff_ids[2]);
+    let folder = state.path().join("skeletons");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join(format!("{}.skeleton", victim.encoded()));
+    std::fs::write(file, forged(&layout, other, victim)).unwrap();
+    let nothing = Scene::start().await;
+    let mut evil = Agent::start(|folder| fleet.config(&nothing, "node-1", folder, state.path()));
+    evil.ready().await;
+    fleet.until("skeletons ", "", 1.0).await;
+
+    let scene = blind_node(&name).await;
+    let due = tamper(&scene, 1);
+    let mut agent = fleet.agent(&scene, "node-2");
+    agent.ready().await;
+    assert_open_strings(&mut agent, &due).await;
+    assert_basis(&agent.open(), Basis::Reassembled);
+    fleet.until("skeletons ", "", LAYERS).await;
 }
 
 #[tokio::test]

@@ -198,6 +198,22 @@ pub async fn connect_with(
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 ) -> Result<CollectorClient<Channel>, tonic::transport::Error> {
+    Ok(CollectorClient::new(dial(address, tls).await?))
+}
+
+/// An agent's connection, for any of the services.
+pub async fn connect_channel(
+    address: SocketAddr,
+    files: TlsFiles,
+) -> Result<Channel, tonic::transport::Error> {
+    let (tls, _watch) = Reloading::client(files).unwrap();
+    dial(address, tls.current()).await
+}
+
+async fn dial(
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, tonic::transport::Error> {
     let dial = move |_uri| {
         let tls = Arc::clone(&tls);
         async move {
@@ -208,10 +224,31 @@ pub async fn connect_with(
             Ok::<_, std::io::Error>(TokioIo::new(stream))
         }
     };
-    let channel = Endpoint::from_static("https://collector")
+    Endpoint::from_static("https://collector")
         .connect_with_connector(tower::service_fn(dial))
-        .await?;
-    Ok(CollectorClient::new(channel))
+        .await
+}
+
+/// Calls whose message never comes, on a connection of their own; they end when this is dropped.
+pub async fn stuck_calls(
+    address: SocketAddr,
+    files: TlsFiles,
+    path: &'static str,
+    count: usize,
+) -> JoinSet<()> {
+    let channel = connect_channel(address, files).await.unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..count {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        calls.spawn(async move {
+            client.ready().await.unwrap();
+            let never = tonic::Request::new(tokio_stream::pending::<v1::Piece>());
+            let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+            let codec = tonic_prost::ProstCodec::<v1::Piece, v1::Given>::default();
+            let _ended = client.client_streaming(never, path, codec).await.is_err();
+        });
+    }
+    calls
 }
 
 /// A document as an agent of `node` makes it.
