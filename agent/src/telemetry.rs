@@ -1,6 +1,8 @@
 //! Every metric of the agent, once, and what is counted and logged in one call.
 //!
 //! Labels come from closed enums only: never a container, path, image or error text.
+//!
+//! Long because every metric is one line here, one there and one more where it is registered.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

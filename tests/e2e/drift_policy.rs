@@ -253,9 +253,9 @@ async fn a_finding_comes_back_when_its_exception_has_expired() {
     let Detail::FileDrift(drift) = &open.unwrap().detail else {
         panic!("{open:?}");
     };
-    let expired = drift.changes[0].policy.clone().unwrap().expired.unwrap();
+    let said = drift.changes[0].policy.clone().unwrap().expired.unwrap();
     assert_eq!(
-        (expired.exception.as_str(), expired.at),
+        (said.exception.as_str(), said.at),
         ("scene/fixed", expires)
     );
     assert_open(&mut agent, &[control, own]).await;

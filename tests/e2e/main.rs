@@ -29,6 +29,7 @@ mod native;
 mod read;
 mod registry;
 mod relay;
+mod roots;
 mod scene;
 mod scrub;
 mod signatures;

@@ -5,6 +5,8 @@
 //! is made again, never believed. A table comes from a blob or is proved by a skeleton; the unpacked tree
 //! alone is never the source of one. How a table was had is noted beside it. All of this blocks: call it on
 //! a blocking thread.
+//!
+//! Long because how a file is looked for, opened, checked and made anew is read together.
 
 mod obtain;
 

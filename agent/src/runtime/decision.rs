@@ -192,12 +192,17 @@ impl<'a> Decision<'a> {
         if rootfs.form == RootForm::Bind {
             return true;
         }
-        let options = mount
+        let options: Vec<_> = mount
             .super_options
             .iter()
-            .map(|option| String::from_utf8_lossy(option));
-        let options: Vec<_> = options.collect();
-        let options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
+            .map(|option| String::from_utf8_lossy(option))
+            .collect();
+        let as_mounted = |option| match option {
+            // What follows makes none where nothing can be written, and Linux shows it so.
+            "redirect_dir=on" if rootfs.upper.is_none() => "redirect_dir=follow",
+            option => option,
+        };
+        let options: Vec<&str> = options.iter().map(|option| as_mounted(option)).collect();
         if let Err(error) = overlay::check_options(&options, kernel.defaults) {
             self.undone(
                 Check::Identity,

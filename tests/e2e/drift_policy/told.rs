@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use holdfast_tests::agent;
 use holdfast_tests::program::Printed;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{FAR, SCRIPTS, image, lines, policy, put, scene, spec, unruled};
 use crate::scene::{IMAGE, Scene};
@@ -74,42 +75,60 @@ fn on_node(scene: &Scene, command: &[&str], more: &[&str]) -> Printed {
     agent::run(&all)
 }
 
+/// A file with a policy that is not in force, to be tried.
+struct Tried<'a> {
+    scene: &'a Scene,
+    folder: TempDir,
+}
+
+impl<'a> Tried<'a> {
+    fn new(scene: &'a Scene) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { scene, folder }
+    }
+
+    fn test(&self, text: &str, more: &[&str]) -> Printed {
+        let file = self.folder.path().join("tried.yaml");
+        std::fs::write(&file, text).unwrap();
+        self.test_at(file.to_str().unwrap(), more)
+    }
+
+    fn test_at(&self, path: &str, more: &[&str]) -> Printed {
+        let present = self.scene.policies().to_str().unwrap();
+        let mut arguments = vec!["--present", present, path];
+        arguments.extend(more);
+        on_node(self.scene, &["policy", "test"], &arguments)
+    }
+}
+
+/// `CONTAINER PATH CLASS SEVERITY → CLASS SEVERITY RULE`, sorted.
+fn differences(report: &Value) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap_or("none").to_owned();
+    let of = |it: &Value| format!("{} {}", word(&it["class"]), word(&it["severity"]));
+    let line = |it: &Value| {
+        let (id, path, rule) = (
+            word(&it["container"]),
+            word(&it["path"]),
+            word(&it["then"]["rule"]),
+        );
+        let (now, then) = (of(&it["now"]), of(&it["then"]));
+        format!("{id} {path} {now} → {then} {rule}")
+    };
+    let all = report["differences"].as_array().unwrap();
+    let mut lines: Vec<String> = all.iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
 #[tokio::test]
 async fn a_test_says_what_a_policy_would_change_and_changes_nothing() {
     let (scene, digests) = scene(SCRIPTS).await;
-    let present = scene.policies().to_str().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("tried.yaml");
-    let file = file.to_str().unwrap();
-    let tried = |text: &str, more: &[&str]| {
-        std::fs::write(file, text).unwrap();
-        let mut arguments = vec!["--present", present, file];
-        arguments.extend(more);
-        on_node(&scene, &["policy", "test"], &arguments)
-    };
-
-    let printed = tried(&spec(digests.manifest, FAR), &["-o", "json"]);
+    let tried = Tried::new(&scene);
+    let printed = tried.test(&spec(digests.manifest, FAR), &["-o", "json"]);
     assert_eq!(printed.code, 1, "{printed:?}");
     let report: Value = serde_json::from_str(&printed.output).unwrap();
-    let word = |value: &Value| value.as_str().unwrap_or("none").to_owned();
-    let mut differences: Vec<String> = report["differences"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|it| {
-            let of = |it: &Value| format!("{} {}", word(&it["class"]), word(&it["severity"]));
-            let rule = word(&it["then"]["rule"]);
-            let (id, path) = (word(&it["container"]), word(&it["path"]));
-            format!(
-                "{id} {path} {} → {} {rule}",
-                of(&it["now"]),
-                of(&it["then"])
-            )
-        })
-        .collect();
-    differences.sort();
     assert_eq!(
-        differences,
+        differences(&report),
         [
             "config /etc/app.conf configuration warning → configuration info scene:configuration",
             "fixed /usr/bin/tool program critical → program none scene/fixed",
@@ -132,36 +151,28 @@ async fn a_test_says_what_a_policy_would_change_and_changes_nothing() {
         [14, 0, 4, 0, 1, 0].map(Some)
     );
 
-    let table = tried(&spec(digests.manifest, FAR), &["--container", "fixed"]);
+    let table = tried.test(&spec(digests.manifest, FAR), &["--container", "fixed"]);
     assert_eq!(table.code, 1, "{table:?}");
     assert!(table.output.contains("none (scene/fixed)"), "{table:?}");
     assert!(
         table.output.contains("1 of 1 changes in 1 containers"),
         "{table:?}"
     );
+}
 
-    // As it is in force: nothing would change. In its place, one that allows nothing: all would come back.
+#[tokio::test]
+async fn a_test_of_what_is_in_force_changes_nothing_and_one_in_its_place_brings_all_back() {
+    let (scene, digests) = scene(SCRIPTS).await;
+    let tried = Tried::new(&scene);
     put(&scene, &spec(digests.manifest, FAR));
-    assert_eq!(tried(&spec(digests.manifest, FAR), &[]).code, 0);
-    let stricter = tried(&policy("  classes: {volatile: none}\n"), &["-o", "jsonl"]);
-    assert_eq!(
-        (stricter.code, stricter.output.lines().count()),
-        (1, 5),
-        "{stricter:?}"
-    );
+    assert_eq!(tried.test(&spec(digests.manifest, FAR), &[]).code, 0);
+    let printed = |printed: &Printed| (printed.code, printed.output.lines().count());
+    let stricter = tried.test(&policy("  classes: {volatile: none}\n"), &["-o", "jsonl"]);
+    assert_eq!(printed(&stricter), (1, 5), "{stricter:?}");
     let none = tempfile::tempdir().unwrap();
-    let none = none.path().to_str().unwrap();
-    std::fs::write(format!("{none}/pass.yaml"), crate::scene::PASS).unwrap();
-    let instead = on_node(
-        &scene,
-        &["policy", "test"],
-        &["--present", present, "-o", "jsonl", none],
-    );
-    assert_eq!(
-        (instead.code, instead.output.lines().count()),
-        (1, 5),
-        "{instead:?}"
-    );
+    std::fs::write(none.path().join("pass.yaml"), crate::scene::PASS).unwrap();
+    let instead = tried.test_at(none.path().to_str().unwrap(), &["-o", "jsonl"]);
+    assert_eq!(printed(&instead), (1, 5), "{instead:?}");
 }
 
 #[tokio::test]

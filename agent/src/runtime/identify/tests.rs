@@ -519,6 +519,9 @@ fn a_view_has_layers_and_nothing_that_can_be_written() {
     let mut facts = facts(&image);
     snapshot_facts(&mut facts).snapshots[0].kind = SnapshotKind::View;
     snapshot_facts(&mut facts).rootfs.as_mut().unwrap().upper = None;
+    // What Linux shows of every overlay without an upper directory.
+    let options = ["ro", "lowerdir=1/fs:0/fs", "redirect_dir=on"];
+    kernel(&mut facts).root.mount = Some(mount(&options));
 
     let look = decide(&facts, None);
 
