@@ -1,4 +1,6 @@
 //! The relay's calls against a real collector: who gives, who gets, and what nodes that lie can do.
+//!
+//! Long because all of it is about one store, and the helpers are its own.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -254,10 +254,7 @@ async fn a_finding_comes_back_when_its_exception_has_expired() {
         panic!("{open:?}");
     };
     let said = drift.changes[0].policy.clone().unwrap().expired.unwrap();
-    assert_eq!(
-        (said.exception.as_str(), said.at),
-        ("scene/fixed", expires)
-    );
+    assert_eq!((said.exception.as_str(), said.at), ("scene/fixed", expires));
     assert_open(&mut agent, &[control, own]).await;
 }
 

@@ -15,7 +15,7 @@ use holdfast_tests::wait;
 use tempfile::TempDir;
 
 use crate::scene::{LIMIT, Scene, assert_open, metric};
-use crate::skeletons::{assert_basis, forget_blobs, image, library, replace};
+use crate::skeletons::{assert_basis, forget_blobs, image, replace};
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 

@@ -1,4 +1,6 @@
 //! A real collector on loopback with certificates of its own authority, and agents that speak to it.
+//!
+//! Long because an agent that says what it is told has every message of the protocol.
 
 #![allow(
     dead_code,
