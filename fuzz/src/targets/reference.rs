@@ -34,9 +34,9 @@ fn check(input: &[u8]) {
     }
     if let Ok(glob) = Glob::parse(&pattern) {
         assert!(!pattern.is_empty());
-        // Many stars take long to try.
+        // How long trying takes grows with the power of the stars.
         let stars = pattern.matches('*').count();
-        if stars <= 6 && !matches!(&*pattern, "*" | "*/*") {
+        if stars <= 4 && !matches!(&*pattern, "*" | "*/*") {
             assert_eq!(
                 glob.matches(&name),
                 matches(pattern.as_bytes(), name.as_bytes())
