@@ -9,13 +9,18 @@ use std::thread;
 
 use clap::Subcommand;
 use holdfast_core::digest::{ChainId, DiffId, Digest};
+use holdfast_core::layer::skeleton::Skeleton;
 use holdfast_core::layer::{FileTable, Limits, MergedTree, Snapshotter};
 use holdfast_core::overlay::{Stubs, XattrPrefix};
+use holdfast_daemon::capped;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Exit, complain};
+use crate::files::skeletons::MAX_SKELETON_BYTES;
 use crate::files::tables::{Asking, Layer, Tables};
-use crate::files::{Extent, MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan};
+use crate::files::{
+    Extent, MAX_ENTRIES, Observer, Pass, Rehash, Root, Upper, UpperScan, prove_over_nothing,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Debug {
@@ -38,6 +43,14 @@ pub(super) enum Debug {
         layer: NamedLayer,
         /// The upper directory
         upper: PathBuf,
+    },
+    /// Prove a skeleton once for each line of the standard input, and throw the table away
+    Proof {
+        /// The layer, unpacked
+        #[arg(long)]
+        lower: PathBuf,
+        /// The skeleton of a lowest layer
+        skeleton: PathBuf,
     },
 }
 
@@ -75,6 +88,7 @@ pub(super) fn run(command: &Debug) -> Exit {
             layer,
             upper,
         } => scan_upper(lower, layer, upper),
+        Debug::Proof { lower, skeleton } => proof(lower, skeleton),
     };
     match done {
         Ok(()) => Exit::Clean,
@@ -161,11 +175,29 @@ fn scan_upper(lower: &Path, layer: &NamedLayer, upper: &Path) -> io::Result<()> 
             .map_err(io::Error::other)?;
         let (used, changes) = (cpu_seconds() - before, outcome.changes.total());
         let mut out = io::stdout().lock();
-        let hashed = outcome.bytes_hashed;
+        let (hashed, peak) = (outcome.bytes_hashed, peak_mib().unwrap_or(0));
         writeln!(
             out,
-            "cpu_seconds={used:.6} entries={} hashed={hashed} changes={changes}",
+            "cpu_seconds={used:.6} entries={} hashed={hashed} changes={changes} peak_mib={peak}",
             outcome.entries
+        )?;
+    }
+    Ok(())
+}
+
+fn proof(lower: &Path, skeleton: &Path) -> io::Result<()> {
+    let bytes = capped::read_file(skeleton, MAX_SKELETON_BYTES)?;
+    let skeleton = Skeleton::decode(bytes).map_err(io::Error::other)?;
+    let root = Root::open(lower).map_err(io::Error::other)?;
+    for line in io::stdin().lock().lines() {
+        line?;
+        let before = cpu_seconds();
+        let table = prove_over_nothing(&skeleton, &root).map_err(io::Error::other)?;
+        let used = cpu_seconds() - before;
+        let entries = table.entries();
+        writeln!(
+            io::stdout().lock(),
+            "cpu_seconds={used:.6} entries={entries}"
         )?;
     }
     Ok(())
@@ -183,7 +215,7 @@ fn cpu_seconds() -> f64 {
 
 /// The most memory that this process has held.
 fn peak_mib() -> Option<u64> {
-    let status = holdfast_daemon::capped::read_file("/proc/self/status".as_ref(), 1 << 16).ok()?;
+    let status = capped::read_file("/proc/self/status".as_ref(), 1 << 16).ok()?;
     let status = String::from_utf8(status).ok()?;
     let line = status
         .lines()

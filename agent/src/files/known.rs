@@ -10,12 +10,14 @@ use holdfast_core::overlay::Meaning;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Statx};
 
+use super::new::{Before, New};
 use super::open::file_type;
 
-/// Entries remembered; others are looked at anew each time. About 25 MiB at most.
+/// Entries remembered; others are looked at anew each time. About 70 MiB at most.
 const MAX_KNOWN: usize = 900_000;
 
-/// Changes remembered, which are larger.
+/// Changes remembered as a whole. Those of files that the image does not have take a tenth, and are not
+/// among them.
 const MAX_CHANGES: usize = 20_000;
 
 /// A file whose state did not change is hashed again after this: a store through a mapping changes no
@@ -35,12 +37,32 @@ pub(super) struct Judged {
     checked_at: u32,
     /// Whether its state may lie; see [`CLOCK_TICK_NANOSECONDS`].
     is_racy: bool,
-    /// Whether a change is kept for it.
-    is_changed: bool,
+    /// What is kept of its changes.
+    kept: Kept,
     /// What it means to overlay.
     pub(super) meaning: Meaning,
     /// Which scan saw it last; wraps.
     scan: u8,
+}
+
+/// Where the changes of one path are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// There are none.
+    Nothing,
+    /// One, in the list of new files.
+    New(u32),
+    /// By the path.
+    Listed,
+}
+
+impl Kept {
+    const fn place(self) -> Option<u32> {
+        match self {
+            Self::New(at) => Some(at),
+            Self::Nothing | Self::Listed => None,
+        }
+    }
 }
 
 /// Where a path and its state are remembered.
@@ -79,6 +101,9 @@ pub(super) struct Known {
     secret: RandomState,
     judged: ByPath<Judged>,
     changes: ByPath<Vec<Change>>,
+    new: Vec<New>,
+    /// Places in `new` whose files are another by now, or gone.
+    free: Vec<u32>,
     first_scan: Option<Timestamp>,
     now: Timestamp,
     seconds: u32,
@@ -92,6 +117,8 @@ impl Default for Known {
             secret: RandomState::new(),
             judged: HashMap::default(),
             changes: HashMap::default(),
+            new: Vec::new(),
+            free: Vec::new(),
             first_scan: None,
             now: Timestamp::UNIX_EPOCH,
             seconds: 0,
@@ -115,14 +142,18 @@ impl Known {
     /// Ends a scan: forgets what is no longer there, when that is a good part.
     pub(super) fn end(&mut self) {
         let scan = self.scan;
-        let judged = &mut self.judged;
+        let (judged, free) = (&mut self.judged, &mut self.free);
         if judged.len() > self.seen.saturating_add(self.seen / 4).saturating_add(64) {
-            judged.retain(|_, known| known.scan == scan);
+            judged.retain(|_, known| {
+                let is_there = known.scan == scan;
+                free.extend(known.kept.place().filter(|_| !is_there));
+                is_there
+            });
         }
         self.changes.retain(|path, _| {
             judged
                 .get(path)
-                .is_some_and(|known| known.scan == scan && known.is_changed)
+                .is_some_and(|known| known.scan == scan && known.kept == Kept::Listed)
         });
     }
 
@@ -144,7 +175,7 @@ impl Known {
     }
 
     /// What the path was judged to be, when its state is the same and it is not due.
-    pub(super) fn judged(&mut self, key: Key) -> Option<(Judged, &[Change])> {
+    pub(super) fn judged(&mut self, key: Key) -> Option<(Judged, Before<'_>)> {
         let known = self.judged.get_mut(&key.path)?;
         let is_due =
             known.is_racy || (key.has_content && is_due(key.path, known.checked_at, self.seconds));
@@ -153,11 +184,12 @@ impl Known {
         }
         known.scan = self.scan;
         self.seen = self.seen.saturating_add(1);
-        if !known.is_changed {
-            return Some((*known, &[]));
-        }
-        let changes = self.changes.get(&key.path)?;
-        Some((*known, changes))
+        let before = match known.kept {
+            Kept::Nothing => Before::Listed(&[]),
+            Kept::New(at) => Before::New(*self.new.get(usize::try_from(at).ok()?)?),
+            Kept::Listed => Before::Listed(self.changes.get(&key.path)?),
+        };
+        Some((*known, before))
     }
 
     /// Remembers a judgement about the state in `key`.
@@ -168,27 +200,49 @@ impl Known {
         meaning: Meaning,
         changes: &[Change],
     ) {
-        let is_changed = !changes.is_empty();
-        let has_room = self.judged.len() < MAX_KNOWN || self.judged.contains_key(&key.path);
-        if !has_room || (is_changed && self.changes.len() >= MAX_CHANGES) {
-            self.judged.remove(&key.path);
+        let before = self.judged.remove(&key.path);
+        self.free
+            .extend(before.and_then(|judged| judged.kept.place()));
+        self.changes.remove(&key.path);
+        if self.judged.len() >= MAX_KNOWN {
             return;
         }
+        let Some(kept) = self.keep(key, changes) else {
+            return;
+        };
         let judged = Judged {
             state: key.state,
             checked_at: self.seconds,
             is_racy: self.is_racy(stat),
-            is_changed,
+            kept,
             meaning,
             scan: self.scan,
         };
         self.seen = self.seen.saturating_add(1);
         self.judged.insert(key.path, judged);
-        if is_changed {
-            self.changes.insert(key.path, changes.to_vec());
-        } else {
-            self.changes.remove(&key.path);
+    }
+
+    /// Keeps the changes of a path; `None` when there is no room for them.
+    fn keep(&mut self, key: Key, changes: &[Change]) -> Option<Kept> {
+        if changes.is_empty() {
+            return Some(Kept::Nothing);
         }
+        let Some(new) = New::of(changes) else {
+            let has_room = self.changes.len() < MAX_CHANGES;
+            return has_room.then(|| {
+                self.changes.insert(key.path, changes.to_vec());
+                Kept::Listed
+            });
+        };
+        let at = match self.free.pop() {
+            Some(at) => at,
+            None => u32::try_from(self.new.len()).ok()?,
+        };
+        match self.new.get_mut(usize::try_from(at).ok()?) {
+            Some(place) => *place = new,
+            None => self.new.push(new),
+        }
+        Some(Kept::New(at))
     }
 
     /// Whether a change after this look could leave the file with the state that it has now.

@@ -24,6 +24,7 @@ mod known;
 pub mod last_run;
 pub mod layers;
 pub mod lower;
+mod new;
 pub mod newest;
 pub mod observe;
 pub mod open;
@@ -46,6 +47,7 @@ use rustix::io::Errno;
 
 pub use observe::Observer;
 pub use open::{Root, RootError};
+pub use proofs::prove_over_nothing;
 pub use upper::{Extent, Upper, UpperScan};
 
 /// Entries of one walk (DESIGN section 10).

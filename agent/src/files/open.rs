@@ -140,18 +140,7 @@ impl Pinned {
 
     /// A regular file as far as it is known without reading it.
     pub(super) fn unread_entry(&self) -> Entry {
-        Entry {
-            node: Node::File {
-                size: self.stat.stx_size,
-                digest: Digest::of(&[]),
-                marker: Marker::None,
-            },
-            mode: u32::from(self.stat.stx_mode) & 0o7777,
-            uid: self.stat.stx_uid,
-            gid: self.stat.stx_gid,
-            xattrs: Vec::new(),
-            hard_link: None,
-        }
+        file_entry(&self.stat, Digest::of(&[]), Marker::None)
     }
 
     /// Opens the pinned inode, which must be a regular file, for reading.
@@ -165,6 +154,22 @@ impl Pinned {
         let open = |flags| open(path.as_str(), flags, Mode::empty());
         let opened = open(quiet | OFlags::NOATIME).or_else(without_noatime(|| open(quiet)));
         opened.map(Readable::Own).map_err(Unread::refused("open"))
+    }
+}
+
+/// A regular file in this state, with this content and no attributes.
+pub(super) fn file_entry(stat: &Statx, digest: Digest, marker: Marker) -> Entry {
+    Entry {
+        node: Node::File {
+            size: stat.stx_size,
+            digest,
+            marker,
+        },
+        mode: u32::from(stat.stx_mode) & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        xattrs: Vec::new(),
+        hard_link: None,
     }
 }
 

@@ -205,6 +205,12 @@ fn is_whole(failure: &Failure) -> bool {
     !failure.differing.is_empty() && named.is_ok_and(|named| named == failure.total)
 }
 
+/// Proves a lowest layer once, on its directory alone: for measuring.
+pub fn prove_over_nothing(skeleton: &Skeleton, root: &Root) -> Result<FileTable, ProofError> {
+    let plan = Plan::of(skeleton, &[], &Limits::default())?;
+    plan.prove(&mut Unpacked::new(root, &|| false))
+}
+
 /// One skeleton on one directory.
 struct Attempt<'a> {
     proofs: &'a Proofs,

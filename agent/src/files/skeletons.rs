@@ -22,7 +22,7 @@ use super::atomic::write_beside;
 use super::tables::open_blob_file;
 
 /// A skeleton file larger than this was not written by us.
-const MAX_SKELETON_BYTES: u64 = 256 << 20;
+pub const MAX_SKELETON_BYTES: u64 = 256 << 20;
 
 /// Skeletons that are kept; the least recently used ones leave. Two hundred large layers, or thousands.
 const MAX_KEPT_BYTES: u64 = 512 << 20;

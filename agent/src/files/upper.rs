@@ -216,12 +216,11 @@ impl Visitor for Visit<'_> {
         let key = self.known.key(at.path, at.stat, self.context());
         let mut meaning = None;
         if self.pass.rehash == Rehash::Due
-            && let Some((judged, changes)) = self.known.judged(key)
+            && let Some((judged, before)) = self.known.judged(key)
         {
             meaning = Some(judged.meaning);
-            for change in changes {
-                self.outcome.changes.push(change.clone());
-            }
+            let changes = &mut self.outcome.changes;
+            before.each(at.path, at.stat, |change| changes.push(change));
         }
         let meaning = match meaning {
             Some(meaning) => meaning,

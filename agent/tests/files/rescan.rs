@@ -51,6 +51,41 @@ fn only_what_changed_is_read_again() {
     assert_eq!(digest, Digest::of(&[b'y'; 1000]));
 }
 
+/// A container that has written more files than changes are kept whole.
+#[test]
+fn many_new_files_are_read_once_and_found_as_they_were() {
+    let mut container = Container::new();
+    for n in 0..20_100 {
+        fs::write(container.upper(&format!("opt/app/n{n}")), n.to_string()).unwrap();
+    }
+    container.later(600);
+    let first = container.scan();
+    let second = container.scan();
+    assert_eq!(second.bytes_hashed, 0);
+    assert_eq!(second.changes.total(), 20_100);
+    assert_eq!(first.changes, second.changes);
+}
+
+#[test]
+fn new_files_in_place_of_others_are_found_as_they_are() {
+    let mut container = Container::new();
+    let names = |range: std::ops::Range<u32>| range.map(|n| format!("opt/app/n{n}"));
+    for round in 0..4_u32 {
+        for name in names(round * 150..round * 150 + 200) {
+            fs::write(container.upper(&name), format!("{name} {round}")).unwrap();
+        }
+        container.later(600);
+        container.scan();
+        let known = container.scan();
+        assert_eq!(known.bytes_hashed, 0);
+        let anew = container.pass(Rehash::All, &|| false);
+        assert_eq!(known.changes, anew.changes);
+        for name in names(round * 150..round * 150 + 150) {
+            fs::remove_file(container.upper(&name)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn more_than_one_look_reads_is_said_and_read_in_the_next_ones() {
     let mut container = Container::new();
