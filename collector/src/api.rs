@@ -6,6 +6,7 @@
 mod containers;
 mod findings;
 mod nodes;
+mod skeletons;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::nodes::Fleet;
+use crate::relay::Relay;
 use crate::store::{Store, StoreError};
 
 /// Entries of a list when nobody says how many.
@@ -34,6 +36,8 @@ pub struct Api {
     pub store: Store,
     /// Who reports.
     pub fleet: Arc<Fleet>,
+    /// What is handed on.
+    pub relay: Relay,
 }
 
 /// The routes of the API.
@@ -43,6 +47,7 @@ pub fn router(api: Api) -> Router {
         .route("/findings/{fingerprint}", get(findings::one))
         .route("/nodes", get(nodes::list))
         .route("/containers", get(containers::list))
+        .route("/dropped-skeletons", get(skeletons::dropped))
         .fallback(async || ApiError::NotFound("no such resource"))
         .method_not_allowed_fallback(async || ApiError::Method)
         .with_state(api);

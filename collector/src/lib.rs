@@ -206,6 +206,7 @@ impl Parts {
         let routes = admin::router(self.registry, readiness).merge(api::router(Api {
             store: self.store.clone(),
             fleet: Arc::clone(&self.fleet),
+            relay: self.relay.clone(),
         }));
         tasks.spawn("api", self.admin.serve(routes, tasks.stop()));
         let nodes = (Arc::clone(&self.fleet), Arc::clone(&self.tables));

@@ -14,7 +14,7 @@ mod flights;
 mod origin;
 mod shelf;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,8 @@ use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::skeleton::Skeleton;
 use holdfast_daemon::capped;
 use holdfast_protocol::{MAX_PIECE_BYTES, MAX_SKELETON_BYTES};
+use jiff::Timestamp;
+use serde::Serialize;
 use tempfile::NamedTempFile;
 use tokio::time::Instant;
 
@@ -31,7 +33,7 @@ pub use self::origin::{Origin, OriginTask};
 use self::origin::{Standing, Task};
 pub use self::shelf::Source;
 use self::shelf::{Bounds, Card, Named, Shelf};
-use crate::telemetry::{Dropped, Metrics, Read, Skeletons};
+use crate::telemetry::{Dropped, LogLimit, Metrics, Read, Skeletons};
 
 /// Skeletons that are kept: one a layer, some MB for the largest.
 const SKELETONS: Bounds = Bounds {
@@ -47,6 +49,9 @@ const CONTENTS: Bounds = Bounds {
 
 /// Nodes on which a proof has to fail before a skeleton is dropped: on one the disk may be to blame.
 const NODES_TO_DROP: usize = 2;
+
+/// Dropped skeletons that are remembered for people.
+const MAX_TOLD: usize = 100;
 
 /// Skeletons whose failures are remembered; all are forgotten when more fail.
 const MAX_DOUBTED: usize = 10_000;
@@ -98,10 +103,31 @@ struct Parts {
     skeletons: Shelf,
     contents: Shelf,
     flights: Mutex<Flights>,
+    /// Held while one is checked: it is whole in memory.
+    checking: Mutex<()>,
     /// Nodes on which the proof of a skeleton failed.
     doubts: Mutex<HashMap<Digest, BTreeSet<String>>>,
+    dropped: Mutex<VecDeque<DroppedSkeleton>>,
+    drops: LogLimit,
     origin: Option<Origin>,
     metrics: Metrics,
+}
+
+/// A skeleton that turned out to be wrong, and who gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DroppedSkeleton {
+    /// The layer.
+    pub diff_id: DiffId,
+    /// What it was said to be.
+    pub digest: Digest,
+    /// The node that gave it.
+    pub node: String,
+    /// Why.
+    pub reason: &'static str,
+    /// Nodes on which its proof failed.
+    pub failed_on: Vec<String>,
+    /// By our clock.
+    pub dropped_at: Timestamp,
 }
 
 impl Relay {
@@ -114,7 +140,10 @@ impl Relay {
                 skeletons: Shelf::open(skeletons, Named::ByTrailer, SKELETONS)?,
                 contents: Shelf::open(contents, Named::ByAll, CONTENTS)?,
                 flights: Mutex::default(),
+                checking: Mutex::default(),
                 doubts: Mutex::default(),
+                dropped: Mutex::default(),
+                drops: LogLimit::default(),
                 origin,
                 metrics,
             }),
@@ -167,18 +196,20 @@ impl Relay {
         };
         let kept = self.keep(whole, offer);
         if let Ok(Given::Refused) = &kept {
-            tracing::warn!(%node, layer = %offer.layer, "What a node gave is no skeleton.");
-            self.parts.metrics.skeletons_dropped(Dropped::NoSkeleton);
             self.flights().fail(node, offer.layer, now);
+            let of = (offer.layer, offer.digest);
+            self.tell_dropped(of, node, Dropped::NoSkeleton, Vec::new());
         }
         self.flights().end(offer.layer);
         self.measure();
         kept.map(|_given| false)
     }
 
-    /// Keeps what is a skeleton of the layer that was named. One at a time: it is whole in memory.
+    /// Keeps what is a skeleton of the layer that was named.
     fn keep(&self, mut file: NamedTempFile, offer: flights::Offer) -> io::Result<Given> {
         use std::io::{BufRead as _, BufReader, Seek as _};
+        let checking = self.parts.checking.lock();
+        let _checking = checking.unwrap_or_else(PoisonError::into_inner);
         file.flush()?;
         file.rewind()?;
         let mut reader = BufReader::new(file.as_file());
@@ -282,20 +313,50 @@ impl Relay {
         }
         let nodes = doubts.remove(&digest).unwrap_or_default();
         drop(doubts);
-        let nodes = nodes.into_iter().collect::<Vec<_>>().join(", ");
-        tracing::warn!(%layer, %source, %nodes, "Proofs of a skeleton failed on two nodes.");
-        self.drop_skeleton((layer, digest), &source, Dropped::ProofFailed);
-    }
-
-    /// Removes a skeleton, and does not ask who gave it for another one of this layer.
-    fn drop_skeleton(&self, (layer, digest): (DiffId, Digest), source: &str, why: Dropped) {
         if let Err(error) = self.parts.skeletons.remove(digest) {
             tracing::warn!(%layer, %error, "Skeleton cannot be removed.");
         }
+        // It is not asked for another one of this layer.
         let until = Instant::now().checked_add(AFTER_REFUTATION);
-        self.flights().bar(source, layer, until);
-        self.parts.metrics.skeletons_dropped(why);
+        self.flights().bar(&source, layer, until);
+        let nodes = nodes.into_iter().collect();
+        self.tell_dropped((layer, digest), &source, Dropped::ProofFailed, nodes);
         self.measure();
+    }
+
+    /// Names who gave a skeleton that was wrong.
+    fn tell_dropped(
+        &self,
+        (diff_id, digest): (DiffId, Digest),
+        node: &str,
+        why: Dropped,
+        failed_on: Vec<String>,
+    ) {
+        self.parts.metrics.skeletons_dropped(why);
+        let reason = why.as_str();
+        if let Some(held_back) = self.parts.drops.pass(Instant::now()) {
+            tracing::warn!(layer = %diff_id, %node, reason, ?failed_on, held_back, "Skeleton is dropped.");
+        }
+        let mut dropped = self.told();
+        dropped.truncate(MAX_TOLD.saturating_sub(1));
+        dropped.push_front(DroppedSkeleton {
+            diff_id,
+            digest,
+            node: node.to_owned(),
+            reason,
+            failed_on,
+            dropped_at: Timestamp::now(),
+        });
+    }
+
+    /// The skeletons that were dropped last, the latest first.
+    pub fn dropped(&self) -> Vec<DroppedSkeleton> {
+        self.told().iter().cloned().collect()
+    }
+
+    fn told(&self) -> MutexGuard<'_, VecDeque<DroppedSkeleton>> {
+        let dropped = self.parts.dropped.lock();
+        dropped.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A registry was asked for a layer.

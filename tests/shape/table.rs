@@ -135,7 +135,7 @@ pub(crate) const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     (
         "collector",
         "api",
-        &["config", "findings", "nodes", "store", "telemetry"],
+        &["config", "findings", "nodes", "relay", "store", "telemetry"],
     ),
 ];
 

@@ -231,28 +231,6 @@ async fn dial(
         .await
 }
 
-/// Calls whose message never comes, on a connection of their own; they end when this is dropped.
-pub async fn stuck_calls(
-    address: SocketAddr,
-    files: TlsFiles,
-    path: &'static str,
-    count: usize,
-) -> JoinSet<()> {
-    let channel = connect_channel(address, files).await.unwrap();
-    let mut calls = JoinSet::new();
-    for _ in 0..count {
-        let mut client = tonic::client::Grpc::new(channel.clone());
-        calls.spawn(async move {
-            client.ready().await.unwrap();
-            let never = tonic::Request::new(tokio_stream::pending::<v1::Piece>());
-            let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
-            let codec = tonic_prost::ProstCodec::<v1::Piece, v1::Given>::default();
-            let _ended = client.client_streaming(never, path, codec).await.is_err();
-        });
-    }
-    calls
-}
-
 /// A document as an agent of `node` makes it.
 pub fn finding(node: &str, container: &str, path: &str) -> Finding {
     let workload = Workload::of_image("default", "registry.example/shop/api");
