@@ -56,6 +56,8 @@ pub struct State {
     pub directory: PathBuf,
     /// A folder with skeletons of layers whose blobs are not on this node.
     pub skeletons: Option<PathBuf>,
+    /// What tables and trees may take on the disk; those that running containers stand on stay in any case.
+    pub table_bytes: NonZeroU64,
 }
 
 impl Default for State {
@@ -63,6 +65,8 @@ impl Default for State {
         Self {
             directory: PathBuf::from(DEFAULT_STATE),
             skeletons: None,
+            // Those of 500 images of 50,000 files, which is more than a node runs: 80 bytes an entry in each.
+            table_bytes: NonZeroU64::MIN.saturating_add((4 << 30) - 1),
         }
     }
 }

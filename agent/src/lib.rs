@@ -68,7 +68,7 @@ use crate::files::keep::Keep;
 use crate::files::last_run::{self, Run};
 use crate::files::pressure;
 use crate::files::reading::Source;
-use crate::files::tables::Tables;
+use crate::files::tables::{Counts, Tables};
 use crate::inspect::scrub::{Scrub, Scrubbed, Settings};
 use crate::inspect::{Content, Lowers, Shared};
 use crate::link::{AddressError, CollectorAddress, TlsSource};
@@ -130,7 +130,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     tracing::info!(address = %admin.address(), node = %node, "Agent starts.");
 
     let client = trust::client(&config)?;
-    let tables = Arc::new(tables(&config)?);
+    let tables = Arc::new(tables(&config, &metrics)?);
     let (shared, this_run) = shared(&config, node, metrics.clone(), (&client, &tables))?;
     let shared = Arc::new(shared);
     if config.content.registry {
@@ -246,11 +246,19 @@ fn begin(state: &Path) -> Run {
 }
 
 /// What layers are compared with, in the agent's own folder.
-fn tables(config: &Config) -> Result<Tables, AgentError> {
+fn tables(config: &Config, metrics: &Metrics) -> Result<Tables, AgentError> {
     let state = &config.state.directory;
     let tables = make_private(state).and_then(|()| Tables::new(state, None));
     let tables = tables.map_err(|error| AgentError::State(state.clone(), error))?;
-    Ok(tables.with_skeletons(config.state.skeletons.as_deref()))
+    let counts = Counts {
+        built: metrics.tables_built.clone(),
+        damaged: metrics.tables_damaged.clone(),
+        forgotten: metrics.tables_forgotten.clone(),
+        bytes: metrics.table_bytes.clone(),
+    };
+    Ok(tables
+        .with_skeletons(config.state.skeletons.as_deref())
+        .within(config.state.table_bytes.get(), counts))
 }
 
 fn make_private(folder: &Path) -> std::io::Result<()> {

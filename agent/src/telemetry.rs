@@ -113,6 +113,14 @@ pub struct Metrics {
     pub oldest_check: Gauge<f64, AtomicU64>,
     /// Looks left behind because a disk or a server does not answer.
     pub stuck_workers: Gauge,
+    /// Tables that were built from layer blobs.
+    pub tables_built: Counter,
+    /// Files of tables and trees that were damaged, and made anew.
+    pub tables_damaged: Counter,
+    /// Layers whose tables and trees left because others needed the room.
+    pub tables_forgotten: Counter,
+    /// What tables and trees take on the disk.
+    pub table_bytes: Gauge,
     /// Attempts to write the findings file that failed.
     pub sink_failures: Counter,
     /// Times when the ledger recorded nothing.
@@ -188,6 +196,7 @@ impl Metrics {
         let agent = registry.sub_registry_with_prefix("holdfast_agent");
         metrics.register_checks(agent);
         metrics.register_scrub(agent);
+        metrics.register_tables(agent);
         metrics.register_flow(agent);
         metrics
     }
@@ -277,6 +286,30 @@ impl Metrics {
             "oldest_layer_check_timestamp_seconds",
             "When the layer that has waited longest was compared",
             self.oldest_layer_check.clone(),
+        );
+    }
+
+    /// What files are compared with.
+    fn register_tables(&self, agent: &mut Registry) {
+        agent.register(
+            "tables_built",
+            "File tables built from layer blobs",
+            self.tables_built.clone(),
+        );
+        agent.register(
+            "tables_damaged",
+            "Damaged files of tables and trees, made anew",
+            self.tables_damaged.clone(),
+        );
+        agent.register(
+            "tables_forgotten",
+            "Layers whose tables and trees left because others needed the room",
+            self.tables_forgotten.clone(),
+        );
+        agent.register(
+            "table_bytes",
+            "Bytes of tables and trees on the disk",
+            self.table_bytes.clone(),
         );
     }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use tempfile::{NamedTempFile, TempPath};
 
 /// Writes a file beside its place, makes it durable, and renames it over what was there.
@@ -27,6 +28,19 @@ pub(crate) fn keep(beside: NamedTempFile, path: &Path) -> io::Result<()> {
     put(beside.into_temp_path(), path)?;
     // The rename itself is durable once the folder is.
     File::open(folder)?.sync_all()
+}
+
+/// Marks a file as used now.
+pub(crate) fn touch(file: &File) -> io::Result<()> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    Ok(futimens(file, &times)?)
 }
 
 /// A directory in the file's place is not ours: it is set aside, or nothing could be written here again.

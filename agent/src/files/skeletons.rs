@@ -15,10 +15,9 @@ use std::time::SystemTime;
 use holdfast_core::digest::{DiffId, Digest};
 use holdfast_core::layer::skeleton::{Skeleton, SkeletonError};
 use holdfast_daemon::capped;
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 pub use self::relayed::Offer;
-use super::atomic::write_beside;
+use super::atomic::{touch, write_beside};
 use super::tables::open_blob_file;
 
 /// A skeleton file larger than this was not written by us.
@@ -87,7 +86,7 @@ impl Skeletons {
         match read_skeleton(&path, diff_id) {
             Ok(skeleton) => {
                 if is_own && skeleton.is_some() {
-                    touch(&path);
+                    used(&path);
                 }
                 skeleton
             }
@@ -164,18 +163,9 @@ pub fn name(diff_id: DiffId) -> String {
 }
 
 /// Marks a file as used now. If it cannot be marked it only leaves earlier.
-fn touch(path: &Path) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    if let Ok(file) = capped::open_file(path)
-        && let Err(error) = futimens(file, &times)
-    {
+fn used(path: &Path) {
+    let marked = capped::open_file(path).and_then(|file| touch(&file));
+    if let Err(error) = marked {
         tracing::debug!(%error, "Skeleton cannot be marked as used.");
     }
 }

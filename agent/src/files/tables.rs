@@ -1,14 +1,17 @@
 //! Tables and trees on disk: one file a diff ID, one a chain ID, made once and shared by everything on the
 //! node that stands on the layer.
 //!
-//! Every file is written beside its place and renamed, and checks itself when it is opened: a damaged one
-//! is made again, never believed. A table comes from a blob or is proved by a skeleton; the unpacked tree
-//! alone is never the source of one. How a table was had is noted beside it. All of this blocks: call it on
-//! a blocking thread.
+//! Every file is written beside its place and renamed, and checks itself when it is opened, a tree also when
+//! it is read: a damaged one is set aside and made again, never believed. A table comes from a blob or is
+//! proved by a skeleton; the unpacked tree alone is never the source of one. How a table was had is noted
+//! beside it. All of this blocks: call it on a blocking thread.
 //!
-//! Long because how a file is looked for, opened, checked and made anew is read together.
+//! Long because what is asked for, why it cannot be had, and how it is had are one story; the care of the files
+//! is in `tables/upkeep.rs`.
 
 mod obtain;
+mod room;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -27,6 +30,10 @@ use holdfast_core::layer::{
 use holdfast_daemon::capped;
 use rustix::fs::OFlags;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use self::obtain::note_name;
 use super::atomic::write_beside;
 use super::open::RootError;
 pub use super::proofs::FailedProof;
@@ -162,10 +169,35 @@ pub struct Tables {
     /// The running agent's folder, read only.
     shared: Option<PathBuf>,
     limits: Limits,
+    max_bytes: u64,
+    counts: Counts,
     open: Mutex<HashMap<(Snapshotter, ChainId), Slot>>,
+    /// Tables that are being made: each is made once, whatever the number of chains that have the layer.
+    making: Mutex<HashMap<DiffId, Weak<Mutex<()>>>>,
     refused: Refusals,
     proofs: Proofs,
 }
+
+/// What is counted about the store.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Tables built from blobs.
+    pub built: Counter,
+    /// Files of ours that were damaged.
+    pub damaged: Counter,
+    /// Layers that left because others needed the room.
+    pub forgotten: Counter,
+    /// Bytes that tables and trees take.
+    pub bytes: Gauge,
+}
+
+/// The folders of the store.
+const TABLES: &str = "tables";
+const TREES: &str = "trees";
+
+/// What tables and trees may take where nobody says: those of 500 images of 50,000 files, which is more than a
+/// node runs, at 80 bytes an entry in each.
+pub const DEFAULT_BYTES: u64 = 4 << 30;
 
 /// One tree: made by one thread while the others that want it wait.
 type Slot = Arc<Mutex<Weak<ExpectedTree>>>;
@@ -187,9 +219,10 @@ impl ReadAt for OnDisk {
 impl Tables {
     /// A store below `own`; `shared` is another agent's folder whose tables are used and never written.
     pub fn new(own: &Path, shared: Option<&Path>) -> io::Result<Self> {
-        for folder in ["tables", "trees", "bases"] {
+        for folder in [TABLES, TREES, "bases"] {
             fs::create_dir_all(own.join(folder))?;
         }
+        room::clear(own)?;
         let others = shared.map(|shared| shared.join("skeletons"));
         let others = others
             .into_iter()
@@ -199,7 +232,10 @@ impl Tables {
             own: own.to_owned(),
             shared: shared.map(Path::to_owned),
             limits: Limits::default(),
+            max_bytes: DEFAULT_BYTES,
+            counts: Counts::default(),
             open: Mutex::default(),
+            making: Mutex::default(),
             refused: Refusals::default(),
             proofs: Proofs::new(skeletons),
         })
@@ -212,6 +248,24 @@ impl Tables {
             self.proofs.skeletons.also_in(folder.to_owned());
         }
         self
+    }
+
+    /// With another bound, counted elsewhere.
+    #[must_use]
+    pub fn within(self, max_bytes: u64, counts: Counts) -> Self {
+        Self {
+            max_bytes,
+            counts,
+            ..self
+        }
+    }
+
+    /// Trees that gave no answer are read anew by whoever asks next, and made anew where they are damaged.
+    pub fn distrust(&self, snapshotter: Snapshotter, chains: impl Iterator<Item = ChainId>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain_id in chains {
+            open.remove(&(snapshotter, chain_id));
+        }
     }
 
     /// The expected trees of a stack that `snapshotter` unpacked, given lowest layer first; returned topmost
@@ -264,12 +318,14 @@ impl Tables {
             tree.diff_id() == layer.diff_id && tree.snapshotter() == snapshotter
         };
         for folder in self.folders() {
-            match open_tree(&folder.join(&name), layer.chain_id) {
-                Ok(Some(tree)) if is_due(&tree) => return Ok(tree),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(file = %name, %error, "Tree is damaged and made anew.");
+            let path = folder.join(&name);
+            match open_tree(&path, layer.chain_id) {
+                Ok(Some(tree)) if is_due(&tree) => {
+                    self.used(&path);
+                    return Ok(tree);
                 }
+                Ok(_) => {}
+                Err(error) => self.damaged(&path, &error),
             }
         }
         let table = self.table(layer, parents, asking)?;
@@ -278,6 +334,7 @@ impl Tables {
         let path = self.own.join(&name);
         write_beside(&path, |out| placed.write(out).map_err(io::Error::other))
             .map_err(|error| Unavailable::Store(self.own.clone(), error))?;
+        self.make_room(layer.diff_id);
         let opened = open_tree(&path, layer.chain_id)
             .map_err(|error| Unavailable::Tree(layer.chain_id, error))?;
         opened.ok_or_else(|| Unavailable::Store(self.own.clone(), io::ErrorKind::NotFound.into()))
@@ -290,14 +347,18 @@ impl Tables {
         parents: &[Arc<ExpectedTree>],
         asking: Asking<'_>,
     ) -> Result<FileTable, Unavailable> {
+        let making = self.making(layer.diff_id);
+        let _made_once = making.lock().unwrap_or_else(PoisonError::into_inner);
         let name = obtain::table_name(layer.diff_id);
         for folder in self.folders() {
-            match read_table(&folder.join(&name), layer.diff_id) {
-                Ok(Some(table)) => return Ok(table),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(file = %name, %error, "Table is damaged and made anew.");
+            let path = folder.join(&name);
+            match read_table(&path, layer.diff_id) {
+                Ok(Some(table)) => {
+                    self.used(&path);
+                    return Ok(table);
                 }
+                Ok(None) => {}
+                Err(error) => self.damaged(&path, &error),
             }
         }
         let (table, basis) = match self.build(layer, asking)? {
@@ -366,7 +427,7 @@ fn tree_name(snapshotter: Snapshotter, chain_id: ChainId) -> String {
         Snapshotter::Overlayfs => "tree",
         Snapshotter::Native => "native.tree",
     };
-    format!("trees/{}.{suffix}", chain_id.0.encoded())
+    format!("{TREES}/{}.{suffix}", chain_id.0.encoded())
 }
 
 /// The tree in a file; `None` when there is no file.

@@ -235,11 +235,7 @@ impl Content {
         let before = (memory.expectation.take(), uppers);
         let (content, identity_there, now) =
             (Arc::clone(&self), Arc::clone(identity), verdicts.now());
-        // Whoever asks by hand waits for all of it.
-        let (rehash, budget) = match layers {
-            Layers::CompareNow | Layers::NotAsked => (Rehash::All, u64::MAX),
-            Layers::AsCompared => (Rehash::Due, BYTES_A_LOOK),
-        };
+        let (rehash, budget) = effort(layers);
         let launch = identity.root.and_then(|root| memory.launch(root));
         let work = move |progress: &Progress| {
             let is_over = || progress.is_over();
@@ -282,12 +278,26 @@ impl Content {
                 }
                 report_files(files, workload.as_str(), verdicts);
             }
-            Err(cannot) => return cannot.tell(verdicts),
+            Err(cannot) => {
+                self.distrust(&cannot, memory, identity);
+                return cannot.tell(verdicts);
+            }
         }
         verdicts.took(&[Check::Files], started.elapsed());
         let listing = self.listing.as_ref();
         self.lowers
             .report((memory.key(), identity), &workload, listing, verdicts);
+    }
+
+    /// A tree that rots while it is open gives no answer: the next look reads it anew, and makes it anew where
+    /// it is damaged.
+    fn distrust(&self, cannot: &Cannot, memory: &mut Memory, identity: &Identity) {
+        if !matches!(cannot, Cannot::Tree(_)) {
+            return;
+        }
+        memory.expectation = None;
+        let chains = identity.layers.iter().map(|layer| layer.chain_id);
+        self.tables.distrust(identity.snapshotter, chains);
     }
 
     /// The blocking part, once it is known what to expect: witnesses, the upper directories.
@@ -446,6 +456,14 @@ fn seen(identity: &Identity, trees: &[Arc<ExpectedTree>]) -> Vec<Arc<ExpectedTre
         Snapshotter::Native => trees.get(..1).unwrap_or_default(),
     };
     seen.to_vec()
+}
+
+/// Whoever asks by hand waits for all of it.
+const fn effort(layers: Layers) -> (Rehash, u64) {
+    match layers {
+        Layers::CompareNow | Layers::NotAsked => (Rehash::All, u64::MAX),
+        Layers::AsCompared => (Rehash::Due, BYTES_A_LOOK),
+    }
 }
 
 const fn extent(identity: &Identity) -> Extent {

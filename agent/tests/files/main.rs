@@ -19,3 +19,4 @@ mod policies;
 mod proofs;
 mod rescan;
 mod silent;
+mod storage;

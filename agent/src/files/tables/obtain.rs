@@ -12,7 +12,7 @@ use holdfast_core::layer::skeleton::{self, Digests, Made};
 use holdfast_core::layer::{ExpectedTree, FileTable};
 use holdfast_daemon::capped;
 
-use super::{Asking, Layer, Tables, Unavailable};
+use super::{Asking, Layer, TABLES, Tables, Unavailable};
 use crate::files::atomic::write_beside;
 use crate::files::proofs::NotProved;
 use crate::files::refusals::Asked;
@@ -23,12 +23,12 @@ const REGISTRY_BLOB: &[u8] = b"registry-blob";
 /// Longest note that is read.
 const MAX_NOTE: u64 = 64;
 
-fn note_name(diff_id: DiffId) -> String {
+pub(super) fn note_name(diff_id: DiffId) -> String {
     format!("bases/{}", diff_id.0.encoded())
 }
 
 pub(super) fn table_name(diff_id: DiffId) -> String {
-    format!("tables/{}.table", diff_id.0.encoded())
+    format!("{TABLES}/{}.table", diff_id.0.encoded())
 }
 
 impl Tables {
@@ -56,6 +56,7 @@ impl Tables {
         let Made { table, skeleton } =
             skeleton::make(from_start, blob, diff_id, &self.limits, Digests::Carried)
                 .map_err(|error| Unavailable::Refused(blob, self.refused.put(asked, error)))?;
+        self.counts.built.inc();
         let kept = skeleton
             .map_err(io::Error::other)
             .and_then(|skeleton| self.proofs.skeletons.put(&skeleton));
@@ -86,7 +87,9 @@ impl Tables {
         let diff_id = table.diff_id();
         self.note(diff_id, basis)?;
         let path = self.own.join(table_name(diff_id));
-        write_beside(&path, |out| out.write_all(table.encoded()))
+        write_beside(&path, |out| out.write_all(table.encoded()))?;
+        self.make_room(diff_id);
+        Ok(())
     }
 
     /// Notes how a table was had; nothing is noted of one from a blob of this node.

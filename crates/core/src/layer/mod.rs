@@ -38,5 +38,8 @@ pub use merged::{MergedContents, MergedTree, Resolved, Seen, Visible};
 pub use place::{PlaceError, PlacedTree, Refusal, Unsupported, place};
 pub use table::{FileTable, TableError};
 pub use tar::TarError;
-pub use tree::{Contents, Entries, ExpectedTree, ReadAt, Snapshotter, TreeError};
+pub use tree::{
+    Contents, Entries, ExpectedTree, HEADER_BYTES as TREE_HEADER_BYTES, ReadAt, Snapshotter,
+    TreeError, diff_id_of as diff_id_of_tree,
+};
 pub use xattr::XattrRefusal;

@@ -31,7 +31,7 @@ use crate::layer::codec::{Cursor, Damage, next_shared, take_entry, wide};
 use crate::layer::limits::PATH_BYTES;
 pub use crate::layer::tree::contents::Contents;
 pub(super) use crate::layer::tree::header::Header;
-pub use crate::layer::tree::header::Snapshotter;
+pub use crate::layer::tree::header::{HEADER_BYTES, Snapshotter, diff_id_of};
 use crate::layer::tree::index::read_index;
 pub use crate::layer::tree::read_at::ReadAt;
 pub(super) use crate::layer::tree::writer::Writer;
@@ -383,7 +383,7 @@ impl Iterator for Entries<'_> {
 /// Gives each block of a changed file the checksum that it needs.
 #[cfg(feature = "fuzzing")]
 pub(super) fn seal_blocks(file: &mut [u8]) {
-    let mut rest = file.get_mut(header::HEADER_BYTES..).unwrap_or_default();
+    let mut rest = file.get_mut(HEADER_BYTES..).unwrap_or_default();
     while let Some((head, behind)) = rest.split_first_chunk_mut::<BLOCK_HEADER_BYTES>() {
         let [a, b, c, d, checksum @ ..] = head;
         let size = usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);

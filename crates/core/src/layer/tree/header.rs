@@ -5,7 +5,8 @@ use crate::layer::codec::{Cursor, Damage};
 
 const MAGIC: [u8; 7] = *b"hftree\0";
 const VERSION: u8 = 2;
-pub(super) const HEADER_BYTES: usize = 9 + 32 + 32;
+/// Length of the header.
+pub const HEADER_BYTES: usize = 9 + 32 + 32;
 
 /// Who unpacked the layers. What a snapshot directory holds depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,11 @@ pub(in crate::layer) struct Header {
     pub(in crate::layer) snapshotter: Snapshotter,
     pub(in crate::layer) chain_id: ChainId,
     pub(in crate::layer) diff_id: DiffId,
+}
+
+/// The layer of a tree file with this header; it says nothing about the rest of the file.
+pub fn diff_id_of(header: &[u8; HEADER_BYTES]) -> Option<DiffId> {
+    Header::parse(header).ok().map(|header| header.diff_id)
 }
 
 impl Header {

@@ -170,6 +170,46 @@ fn what_rots_after_opening_is_noticed_when_it_is_read() {
     );
 }
 
+/// Numbers that look random and are the same each time.
+fn next(seed: &mut u64) -> usize {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    usize::try_from(*seed >> 20).unwrap()
+}
+
+#[test]
+fn ten_thousand_random_bits_of_a_large_tree_never_give_a_wrong_answer() {
+    let mut entries = vec![(String::new(), directory())];
+    for number in 0..2_000 {
+        let path = format!("file {number:05}");
+        entries.push((path.clone(), file(&path)));
+    }
+    let good = written(&entries);
+    assert!(good.len() > 50_000, "{}", good.len());
+    let disk = Rotting(Arc::new(Mutex::new(good.clone())));
+    let tree = ExpectedTree::open(disk.clone(), id()).unwrap();
+    let (mut seed, mut noticed) = (1, 0);
+    for _ in 0..10_000 {
+        let bit = next(&mut seed) % (8 * good.len());
+        let (index, mask) = (bit / 8, 1 << (bit % 8));
+        let mut bad = good.clone();
+        bad[index] ^= mask;
+        assert!(ExpectedTree::open(bad, id()).is_err(), "bit {bit}");
+        // And in a tree that is open, the entry that is there and one elsewhere.
+        disk.0.lock().unwrap()[index] ^= mask;
+        let near = index * entries.len() / good.len();
+        for asked in [near, next(&mut seed) % entries.len()] {
+            let (path, entry) = &entries[asked];
+            match tree.lookup(path.as_bytes()) {
+                Ok(found) => assert_eq!(found.as_ref(), Some(entry), "bit {bit}, {path}"),
+                Err(_) => noticed += 1,
+            }
+        }
+        *tree.recent.lock().unwrap() = None;
+        disk.0.lock().unwrap()[index] ^= mask;
+    }
+    assert!(noticed > 1_000, "{noticed}");
+}
+
 #[test]
 fn after_an_error_a_walk_has_ended() {
     let disk = Rotting(Arc::new(Mutex::new(written(&many()))));
