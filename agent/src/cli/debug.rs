@@ -1,5 +1,7 @@
 //! Hidden commands for benchmarks: one part of the product alone, timed by itself.
 
+mod lookup;
+
 use std::fs::File;
 use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,12 @@ pub(super) enum Debug {
         #[arg(long, default_value_t = 1)]
         jobs: usize,
         /// FILE=BLOB-DIGEST,DIFF-ID, digests in hex
+        #[arg(required = true)]
+        layers: Vec<NamedLayer>,
+    },
+    /// Open the trees of an image, and look paths up in them
+    TableLookup {
+        /// Its layers, lowest first: FILE=BLOB-DIGEST,DIFF-ID, digests in hex
         #[arg(required = true)]
         layers: Vec<NamedLayer>,
     },
@@ -83,6 +91,7 @@ impl FromStr for NamedLayer {
 pub(super) fn run(command: &Debug) -> Exit {
     let done = match command {
         Debug::Table { jobs, layers } => table(*jobs, layers),
+        Debug::TableLookup { layers } => lookup::table_lookup(layers),
         Debug::ScanUpper {
             lower,
             layer,
