@@ -74,6 +74,36 @@ async fn an_edit_under_a_layer_is_on_every_container_of_the_image_until_it_is_pu
 }
 
 #[tokio::test]
+async fn files_put_in_the_place_of_others_are_tampering_and_no_other_layer() {
+    let scene = scene().await;
+    let mut agent = scene.agent().await;
+    assert_open(&mut agent, &[]).await;
+    let one = scene.containerd.ctr().container("one");
+    let two = scene.containerd.ctr().container("two");
+    let paths = ["/usr/bin/tool", "/usr/bin/second", "/etc/service.conf"];
+    // What has been opened, the container goes on to see.
+    one.exec(&format!("cat {}", paths.join(" ")));
+    for path in paths {
+        let lower = two.lower_of(path);
+        let beside = lower.with_extension("new");
+        std::fs::write(&beside, "evil\n").unwrap();
+        std::fs::set_permissions(&beside, lower.metadata().unwrap().permissions()).unwrap();
+        std::fs::rename(&beside, &lower).unwrap();
+    }
+
+    let due = [
+        "layer-tampered modified program /usr/bin/tool critical one",
+        "layer-tampered modified program /usr/bin/tool critical two",
+        "layer-tampered modified program /usr/bin/second critical one",
+        "layer-tampered modified program /usr/bin/second critical two",
+        "layer-tampered modified configuration /etc/service.conf critical one",
+        "layer-tampered modified configuration /etc/service.conf critical two",
+    ];
+    scene.assert_checked(&due);
+    assert_open(&mut agent, &due).await;
+}
+
+#[tokio::test]
 async fn a_file_deleted_under_a_layer_is_missing_on_every_container_of_the_image() {
     let scene = scene().await;
     let one = scene.containerd.ctr().container("one");

@@ -317,7 +317,9 @@ impl Content {
                 };
             }
         };
-        let binding = expectation.witnesses.bind(&expectation.tree, identity);
+        let trees = (&expectation.tree, expectation.layers.as_slice());
+        let witnesses = &expectation.witnesses;
+        let binding = witnesses.bind(trees, identity, prefix(identity), pass);
         let outcome = scan_uppers(identity, &expectation, &mut uppers, pass);
         let files = outcome.map(|outcome| Files {
             basis: expectation.basis,

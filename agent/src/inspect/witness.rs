@@ -5,11 +5,15 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use holdfast_core::drift::corrupt::Stopped;
 use holdfast_core::finding::Condition;
 use holdfast_core::layer::{ExpectedTree, MergedTree, Node, Snapshotter, TreeError};
+use holdfast_core::overlay::XattrPrefix;
 
+use crate::files::lower::{Lower, look_first};
+use crate::files::{Observer, Pass, Root};
 use crate::runtime::identify::{Identity, bound};
-use crate::runtime::kernel::{self, KernelError, WitnessFile};
+use crate::runtime::kernel::{self, Binding, KernelError, WitnessFile};
 
 /// Files remembered of each layer, from which each look draws one.
 const REMEMBERED: usize = 64;
@@ -35,11 +39,16 @@ impl Witnesses {
         Ok(Self { layers, random })
     }
 
-    /// Compares one file of each layer, another one at each look.
+    /// Compares one file of each layer, another one at each look. `trees` are those of the layers, topmost first.
+    ///
+    /// A file that was replaced in its layer is for the comparison of layers to tell: the container may still
+    /// see the old one, and the directory is the one that was mounted.
     pub(super) fn bind(
         &self,
-        tree: &MergedTree,
+        (tree, trees): (&MergedTree, &[Arc<ExpectedTree>]),
         identity: &Identity,
+        prefix: XattrPrefix,
+        pass: Pass<'_>,
     ) -> Result<Option<Condition>, KernelError> {
         // On `native` no layer is mounted: the container has copies, and all of them are compared.
         let is_stacked = identity.snapshotter == Snapshotter::Overlayfs;
@@ -53,18 +62,45 @@ impl Witnesses {
             .iter()
             .zip(identity.layers.iter().rev())
             .enumerate();
-        let witnesses: Vec<WitnessFile> = layers
+        let (of, witnesses): (Vec<usize>, Vec<WitnessFile>) = layers
             .filter_map(|(index, (files, layer))| {
                 let path = visible(tree, index, files, start)?.clone();
-                Some(WitnessFile {
-                    path,
-                    lower: layer.lower.clone(),
-                })
+                let lower = layer.lower.clone();
+                Some((index, WitnessFile { path, lower }))
             })
-            .collect();
-        let bindings = kernel::bind_lowers(root, &identity.uppers(), &witnesses)?;
+            .unzip();
+        let mut bindings = kernel::bind_lowers(root, &identity.uppers(), &witnesses)?;
+        for ((binding, witness), index) in bindings.iter_mut().zip(&witnesses).zip(of) {
+            let tells = matches!(binding, Binding::Differs | Binding::Missing);
+            if let Some(tree) = trees.get(index).filter(|_| tells)
+                && was_replaced(tree, witness, prefix, pass)
+            {
+                *binding = Binding::AbsentBelow;
+            }
+        }
         Ok(bound(&witnesses, &bindings))
     }
+}
+
+/// Whether the file in the layer's directory is not the image's. What cannot be read excuses nothing.
+fn was_replaced(
+    tree: &ExpectedTree,
+    witness: &WitnessFile,
+    prefix: XattrPrefix,
+    pass: Pass<'_>,
+) -> bool {
+    let Ok(root) = Root::open(&witness.lower) else {
+        return false;
+    };
+    let lower = Lower {
+        root: &root,
+        tree,
+        prefix,
+        stopped: Stopped::InOrder,
+    };
+    let paths = [witness.path.clone()];
+    let looked = look_first(lower, &mut Observer::default(), pass, paths);
+    looked.is_ok_and(|(so_far, _)| !so_far.outcome.changes.is_empty())
 }
 
 /// A file that the container should see from this layer: one that no higher layer replaces.
