@@ -189,20 +189,55 @@ async fn files_without_content_are_corrupt_after_a_power_cut_and_tampered_otherw
     assert_open(&mut agent, &[]).await;
 }
 
-#[tokio::test]
-async fn a_restart_goes_on_where_the_scrub_was_and_reads_nothing_twice() {
+/// One layer that takes several parts, with a program before and one behind them.
+fn large_image() -> Image {
     let large = |name: &str, content: u8| Entry::file(name, vec![content; PART]);
     let busybox = std::fs::read("/bin/busybox").unwrap();
     let entries = [
         Entry::program("bin/busybox", busybox),
+        Entry::program("bin/first", "#!/bin/sh\necho first\n"),
         large("data/1", 1),
         large("data/2", 2),
         large("data/3", 3),
         large("data/4", 4),
         Entry::program("usr/bin/tool", "#!/bin/sh\necho tool\n"),
     ];
-    let image = Image::new([Layer::new(entries)]).command(&["/bin/busybox", "sleep", "3600"]);
-    let scene = Scene::with(&image).await;
+    Image::new([Layer::new(entries)]).command(&["/bin/busybox", "sleep", "3600"])
+}
+
+#[tokio::test]
+async fn what_a_pass_has_found_before_its_end_outlives_a_kill_and_is_never_resolved() {
+    const FIRST: &str = "layer-tampered modified program /bin/first critical one";
+    let scene = Scene::with(&large_image()).await;
+    let one = scene.run("one");
+    let mut agent = Agent::start(|folder| config(&scene, folder, "1h", "none"));
+    agent.ready().await;
+    until_a_pass_has_ended(&mut agent).await;
+    assert_open(&mut agent, &[]).await;
+    agent.kill();
+
+    std::fs::write(one.lower_of("/bin/first"), "#!/bin/sh\nevil\n").unwrap();
+    agent.configure(&config(&scene, agent.folder(), "1h", "2MiB"));
+    agent.start_again();
+    wait::until_within(LIMIT, "the first part's finding", async || {
+        transitions(&agent, FIRST).first().copied()
+    })
+    .await;
+    let address = agent.http().await;
+    assert!(
+        scrubbed(address, "progress_ratio").await < 1.0,
+        "a pass under way"
+    );
+    agent.kill();
+
+    agent.start_again();
+    assert_open(&mut agent, &[FIRST]).await;
+    assert_eq!(transitions(&agent, FIRST), [Transition::Opened]);
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_scrub_was_and_reads_nothing_twice() {
+    let scene = Scene::with(&large_image()).await;
     let one = scene.run("one");
     let whole = bytes_below(&one);
     let mut agent = Agent::start(|folder| config(&scene, folder, "1h", "none"));

@@ -67,13 +67,22 @@ impl Progress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Row {
     seen_right: Option<SeenRight>,
-    /// The last compare to the end has found something.
+    /// The last compare has found something.
     is_wrong: bool,
     progress: Option<Progress>,
     used: Timestamp,
 }
 
 type Rows = BTreeMap<String, Row>;
+
+/// Whether the next run of the agent would do something else without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It must be made durable before it is told.
+    Yes,
+    /// It can wait.
+    No,
+}
 
 /// What is remembered of all layers.
 #[derive(Debug)]
@@ -149,24 +158,33 @@ impl History {
         });
     }
 
-    /// A compare has ended and found nothing; it began then. True when that is news.
-    pub fn is_right(&self, layer: &LayerKey, begun: Timestamp) -> bool {
+    /// A compare has ended and found nothing; it began then.
+    pub fn is_right(&self, layer: &LayerKey, begun: Timestamp) -> News {
         let abrupt = self.abrupt;
         self.change(layer, |row| {
             let progress = row.progress.take();
             let abrupt = progress.map_or(abrupt, |progress| progress.abrupt);
             let before = row.seen_right.replace(SeenRight { at: begun, abrupt });
             let was_wrong = std::mem::replace(&mut row.is_wrong, false);
-            was_wrong || before.is_none_or(|before| before.abrupt != abrupt)
+            let is_known = before.is_some_and(|before| before.abrupt == abrupt);
+            if was_wrong || !is_known {
+                News::Yes
+            } else {
+                News::No
+            }
         })
     }
 
-    /// A compare has found something: what it has looked at is looked at again after a restart. True when
-    /// that is news.
-    pub fn is_wrong(&self, layer: &LayerKey) -> bool {
+    /// A compare has found something: what it has looked at is looked at again after a restart, and what
+    /// earlier ones saw no longer stands.
+    pub fn is_wrong(&self, layer: &LayerKey) -> News {
         self.change(layer, |row| {
             row.progress = None;
-            !std::mem::replace(&mut row.is_wrong, true)
+            if std::mem::replace(&mut row.is_wrong, true) {
+                News::No
+            } else {
+                News::Yes
+            }
         })
     }
 

@@ -39,6 +39,7 @@ use super::content::PATIENCE;
 use super::lowers::Lowers;
 use crate::files::ScanOutcome;
 use crate::files::budget::Limits;
+use crate::files::history::News;
 use crate::files::layers::LayerKey;
 use crate::files::lower::{Part, SoFar};
 use crate::files::reading::Source;
@@ -48,7 +49,7 @@ use crate::worker::{WorkError, Workers};
 /// How often progress is made durable; a restart loses at most this much of it.
 const SAVED_EVERY: Duration = Duration::from_mins(1);
 
-/// The gauges are brought up to date at least this often, also in a long pause.
+/// The gauges are brought up to date at least this often, also in a long pause and within a long file.
 const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
 
 /// How a scrub is to be made.
@@ -158,7 +159,7 @@ impl Scrub {
                     Some(layer) => Event::Due(layer),
                     None => return Ok(()),
                 },
-                () = tokio::time::sleep(wait), if rest.is_some() => Event::Rested,
+                () = tokio::time::sleep(wait) => Event::Rested,
             };
             if let Some((why, _)) = rest {
                 self.metrics.scrub_paused(why, wait.min(began.elapsed()));
@@ -307,50 +308,40 @@ impl Scrub {
     async fn on_progress(&mut self, work: &mut Work) {
         let (layer, so_far) = (&work.layer, &work.so_far);
         let (outcome, found) = (&so_far.outcome, work.found());
+        let history = &self.lowers.history;
         self.book.reached(layer, outcome.entries);
         if work.is_clean() && !so_far.after.is_empty() {
-            let entries = outcome.entries;
-            let history = &self.lowers.history;
-            history.reached(layer, &so_far.after, work.begun, entries);
+            history.reached(layer, &so_far.after, work.begun, outcome.entries);
             self.save(Urgency::Sometime).await;
         } else if found > work.told {
             work.told = found;
-            self.lowers.history.begin(layer);
-            self.lowers.keep_so_far(layer, &work.expected, outcome);
-            self.say(Scrubbed::News(layer.clone())).await;
+            // Before anybody can hear of it: a restart must not take what an earlier pass saw for the truth.
+            let urgency = Urgency::of(history.is_wrong(layer));
+            self.save(urgency).await;
+            self.lowers
+                .keep_so_far(&work.layer, &work.expected, &work.so_far.outcome);
+            self.say(Scrubbed::News(work.layer.clone())).await;
         }
     }
 
     async fn on_compared(&mut self, work: Work, outcome: ScanOutcome) {
-        let Work {
-            layer,
-            expected,
-            begun,
-            due,
-            unlike,
-            ..
-        } = work;
+        let (layer, begun) = (work.layer, work.begun);
         let history = &self.lowers.history;
         let is_wrong = !outcome.changes.is_empty() || !outcome.corrupt.is_empty();
-        let is_news = if is_wrong {
-            history.is_wrong(&layer)
+        let urgency = if is_wrong || !work.unlike.is_empty() {
+            Urgency::of(history.is_wrong(&layer))
         } else if outcome.unverifiable.is_empty() {
-            history.is_right(&layer, begun)
+            Urgency::of(history.is_right(&layer, begun))
         } else {
             history.begin(&layer);
-            false
-        };
-        self.lowers.stands.end_pass(&layer, &unlike);
-        self.lowers.keep(&layer, &expected, begun, outcome);
-        self.metrics.check_took(Check::Layers, work.took);
-        self.book.finish(&layer);
-        let urgency = if is_news {
-            Urgency::Now
-        } else {
             Urgency::Sometime
         };
         self.save(urgency).await;
-        self.keep_time(due);
+        self.lowers.stands.end_pass(&layer, &work.unlike);
+        self.lowers.keep(&layer, &work.expected, begun, outcome);
+        self.metrics.check_took(Check::Layers, work.took);
+        self.book.finish(&layer);
+        self.keep_time(work.due);
         let age = Duration::try_from(crate::now().duration_since(begun)).unwrap_or_default();
         let again = self.settings.interval.saturating_sub(age);
         self.say(Scrubbed::Done { layer, again }).await;
@@ -431,7 +422,7 @@ enum Event {
     /// A part was made.
     Part(Box<(Work, Result<Answer, WorkError>)>),
     Due(LayerKey),
-    /// A pause is over.
+    /// A pause is over, or a part of it.
     Rested,
 }
 
@@ -440,4 +431,14 @@ enum Event {
 enum Urgency {
     Now,
     Sometime,
+}
+
+impl Urgency {
+    /// What is no news for the next run can wait.
+    const fn of(news: News) -> Self {
+        match news {
+            News::Yes => Self::Now,
+            News::No => Self::Sometime,
+        }
+    }
 }
