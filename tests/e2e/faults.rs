@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::scene::{IMAGE, Scene, assert_open, open_lines};
 
 const EVIL: &str = "file-drift moved program /usr/bin/evil warning one";
-const LATE: &str = "file-drift moved program /usr/bin/evil warning late";
+const LATE: &str = "file-drift added program /usr/bin/evil warning late";
 
 /// How long the daemon is stopped: longer than the agent waits for an answer, so that it must notice.
 const FROZEN: Duration = Duration::from_secs(30);
@@ -32,7 +32,8 @@ fn run_late(scene: &Scene) -> Container {
     let words = [
         "/bin/sh",
         "-c",
-        "cp /bin/busybox /usr/bin/evil; exec sleep 3600",
+        // In one step, so that no look sees it half written.
+        "ln -s /bin/busybox /usr/bin/evil; exec sleep 3600",
     ];
     scene.containerd.ctr().run_with(&[], IMAGE, "late", &words)
 }
