@@ -130,7 +130,7 @@ async fn a_file_that_never_stands_still_is_unverifiable_outside_volatile_places(
 /// A file that takes a while to read and is appended to all the time.
 fn grow(container: &Container, path: &str) {
     container.exec(&format!(
-        "dd if=/dev/zero of={path} bs=1M seek=400 count=1 2>/dev/null\n\
+        "dd if=/dev/zero of={path} bs=1M seek=800 count=1 2>/dev/null\n\
          (while :; do echo x >> {path}; done) >/dev/null 2>&1 </dev/null &"
     ));
 }
