@@ -2,7 +2,6 @@
 //! and files that cannot be read. Each alone on a container, with a control of the same image beside it.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use holdfast_tests::container::Container;
@@ -153,8 +152,13 @@ async fn what_the_runtime_makes_for_a_mount_of_the_bundle_alone_is_no_change() {
          \x20   json.dump(spec,open(path,'w'))\n\
          os.execvp('runc',['runc']+words)\n"
     );
-    std::fs::write(&wrapper, script).unwrap();
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: what this one holds open for writing, another test's child may inherit.
+    let written = Command::new("sh")
+        .args(["-c", "printf '%s' \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(&wrapper)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
     let options = ["--runc-binary", wrapper.to_str().unwrap()];
     let given = scene
         .containerd

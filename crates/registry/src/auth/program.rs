@@ -161,8 +161,18 @@ mod tests {
     fn helper(script: &str) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("docker-credential-test");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: a file that this one holds open for writing is passed on to what
+        // another test starts at that moment, and could not be executed ("text file busy").
+        let written = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "printf '%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"",
+                "sh",
+            ])
+            .arg(&program)
+            .arg(format!("#!/bin/sh\n{script}"))
+            .status();
+        assert!(written.unwrap().success());
         folder
     }
 

@@ -1,6 +1,5 @@
 //! The token dance, and that no credential and no token reaches another host.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
@@ -279,9 +278,17 @@ async fn a_helper_gives_what_the_file_does_not_hold() {
     assert_eq!(told(&failed), (0, vec![Cause::Setup]), "there is no helper");
 
     let program = folder.path().join("docker-credential-test");
-    let script = "#!/bin/sh\necho '{\"Username\":\"<token>\",\"Secret\":\"refresh\"}'\n";
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: what this one holds open for writing, another test's child may inherit.
+    let written = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "printf '%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"",
+            "sh",
+        ])
+        .arg(&program)
+        .arg("#!/bin/sh\necho '{\"Username\":\"<token>\",\"Secret\":\"refresh\"}'")
+        .status();
+    assert!(written.unwrap().success());
     assert_eq!(told(&look_with(access, host).await), (1, vec![]));
 }
 
