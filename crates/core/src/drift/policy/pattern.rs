@@ -281,11 +281,11 @@ mod tests {
     proptest! {
         #[test]
         fn matching_is_as_defined(
-            pattern in proptest::collection::vec("\\*\\*|[ab*]{1,3}", 1..5),
+            // No name holds two stars beside each other but `**` itself, so that no case is thrown away.
+            pattern in proptest::collection::vec("\\*\\*|\\*|\\*?([ab]\\*?){1,3}", 1..5),
             path in proptest::collection::vec("[ab]{1,3}", 1..5),
         ) {
             let text = format!("/{}", pattern.join("/"));
-            prop_assume!(pattern.iter().all(|name| name == "**" || !name.contains("**")));
             let pattern: Vec<&str> = pattern.iter().map(String::as_str).collect();
             let names: Vec<&str> = path.iter().map(String::as_str).collect();
             prop_assert_eq!(matches(&text, &path.join("/")), reference(&pattern, &names));
